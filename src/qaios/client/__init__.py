@@ -1,0 +1,1 @@
+"""The typed client of a running node. The command line uses it, and so may any program."""

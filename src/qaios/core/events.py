@@ -1,0 +1,1 @@
+"""Facts in the past tense, one Struct for a batch of tasks. See `core.machine`."""

@@ -1,0 +1,1 @@
+"""Quantum machines as numbers: calibrations, noise, estimates, variational algorithms."""

@@ -1,0 +1,1 @@
+"""What crosses a door, as pydantic models: missions in, views out."""

@@ -1,0 +1,1 @@
+"""The composition root and the facade: the only room that knows concretes."""
