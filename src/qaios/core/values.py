@@ -142,6 +142,7 @@ class DeviceStatus(msgspec.Struct, frozen=True):
     """The moving part of a device that estimates may depend on. A new version is a new estimate."""
 
     version: int = 0
+    alive: bool = True  # False: it was open and is no longer heard
     pid: int | None = None  # the device's own process, where it has one
     readings: tuple[Reading, ...] = ()
 
