@@ -20,7 +20,8 @@ from qaios.core.values import DeviceState, DeviceStatus, Estimate, Shape
 OnChange = Callable[[str, DeviceState, str, int | None], Awaitable[None]]
 
 _WATCH_S = 0.5
-_REOPEN_S = 15.0
+_REOPEN_S = 5.0
+_HOPE_S = 12.0  # a device lost for longer is not waited for
 
 
 @dataclass(slots=True)
@@ -31,7 +32,8 @@ class Berthed:
     state: DeviceState = DeviceState.CLOSED
     reason: str = ""
     running: int = 0
-    lost_at_s: float = 0.0
+    lost_since_s: float = 0.0
+    tried_s: float = 0.0  # when opening it was last tried
     opening: asyncio.Task[None] | None = None
     estimates: dict[tuple[int, int], Estimate] = field(default_factory=dict)
     version: int = -1
@@ -91,11 +93,9 @@ class Fleet:
             await berth.device.__aenter__()
             await self._change(berth, DeviceState.IDLE)
         except QaiError as error:
-            berth.lost_at_s = self._clock.now_s()
             if was is not DeviceState.LOST:
                 await self._change(berth, DeviceState.LOST, f"cannot be opened: {error}")
         except Exception as error:  # noqa: BLE001 - a driver is not ours; its mistake must not end the kernel
-            berth.lost_at_s = self._clock.now_s()
             await self._change(berth, DeviceState.LOST, f"driver of {name} failed: {type(error).__name__}: {error}")
         finally:
             berth.opening = None
@@ -121,7 +121,6 @@ class Fleet:
     async def lost(self, name: str, reason: str) -> None:
         berth = self[name]
         if berth.state is not DeviceState.LOST:
-            berth.lost_at_s = self._clock.now_s()
             await self._change(berth, DeviceState.LOST, reason)
 
     async def halt(self, names: Sequence[str]) -> None:
@@ -145,12 +144,13 @@ class Fleet:
                 if berth.usable and not berth.device.status().alive:
                     await self.lost(name, "no longer heard")
                 elif berth.state is DeviceState.LOST and berth.running == 0 and berth.opening is None:
-                    if self._clock.now_s() - berth.lost_at_s >= _REOPEN_S:
+                    if self._clock.now_s() - berth.tried_s >= _REOPEN_S:
                         berth.opening = asyncio.get_running_loop().create_task(self._reopen(berth))
                 elif berth.usable and berth.device.status().version != berth.version:
                     self.changed.set()
 
     async def _reopen(self, berth: Berthed) -> None:
+        berth.tried_s = self._clock.now_s()
         try:
             await berth.device.__aexit__(None, None, None)
         except Exception as error:  # noqa: BLE001 - it was lost anyway; opening will tell
@@ -158,6 +158,8 @@ class Fleet:
         await self._open(berth)
 
     async def _change(self, berth: Berthed, state: DeviceState, reason: str = "") -> None:
+        if state is DeviceState.LOST and berth.state is not DeviceState.LOST:
+            berth.lost_since_s = berth.tried_s = self._clock.now_s()
         berth.state, berth.reason = state, reason
         self.changed.set()
         await self._on_change(berth.device.spec.name, state, reason, berth.device.status().pid)
@@ -180,7 +182,13 @@ class Fleet:
     def view(self) -> list[Berth]:
         """What the policy sees. A device carved out of another shares its parent's capacity."""
         return [
-            Berth(berth.device.spec, self._free(berth), berth.device.status().version, self._unusable(berth))
+            Berth(
+                berth.device.spec,
+                self._free(berth),
+                berth.device.status().version,
+                self._unusable(berth),
+                berth.state is DeviceState.LOST and self._clock.now_s() - berth.lost_since_s > _HOPE_S,
+            )
             for berth in self.berths.values()
         ]
 

@@ -114,7 +114,7 @@ class _Desk:
                     terms = {"fidelity": estimate.fidelity, "duration_s": estimate.duration_s, **estimate.terms}
                     candidates.append(Candidate(berth.spec.name, round(self.policy.score(estimate), 6), terms))
                     continue
-            hope = hope or bool(berth.unusable and reason == berth.unusable)
+            hope = hope or bool(berth.unusable and reason == berth.unusable and not berth.hopeless)
             if berth.spec.action(self.ready.shape_table[shape].action) or pinned == berth.spec.name:
                 refusals.append(Refusal(berth.spec.name, reason))
         candidates.sort(key=lambda one: (-one.score, one.device))
