@@ -372,7 +372,8 @@ class Machine:
             if own:
                 decoded: dict[str, Any] = msgspec.msgpack.decode(own, type=dict[str, Any])
                 return decoded
-        return self.shapes[self.shape[task]].form
+        form: Mapping[str, Any] = self.shapes[self.shape[task]].form
+        return form
 
     def needs(self, task: int) -> Ids:
         segment = self._segment(task)
