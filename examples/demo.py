@@ -16,7 +16,7 @@ from pathlib import Path
 
 import click
 
-from qaios.bridge.missions import load
+from qaios.bridge.missions import load_mission
 from qaios.schema.views import MissionReport
 from qaios.system.config import Settings
 from qaios.system.system import System
@@ -31,7 +31,7 @@ def say(text: str = "") -> None:
 
 async def fly(system: System, file: str, seed: int) -> MissionReport:
     """Submit one mission file and tell what happens as it happens."""
-    document = load(HERE / file, await system.catalogue())
+    document = load_mission(HERE / file, await system.catalogue())
     began_s = time.perf_counter()
     mission = await system.submit(document, seed=seed)
     async for event in system.watch(mission):
