@@ -74,9 +74,7 @@ class FakeNode:
 
     async def devices(self) -> Sequence[DeviceView]:
         return [
-            DeviceView(
-                name="cpu-0", driver="compute", kind="compute", state="idle", capacity=2, actions=["compute.call"]
-            ),
+            DeviceView(name="cpu-0", driver="compute", kind="compute", state="idle", actions=["compute.call"]),
             DeviceView(
                 name="drone-1",
                 driver="mavlink",

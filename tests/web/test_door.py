@@ -7,6 +7,7 @@ import json
 import os
 import stat
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import httpx
@@ -16,6 +17,7 @@ from qaios.client.node import Node
 from qaios.client.run_files import node_file_path, read_node_file
 from qaios.core.errors import Conflict, Denied, MissionInvalid, NotFound, Unreachable
 from qaios.schema.mission import MissionDocument
+from qaios.schema.views import DeviceView
 from qaios.web.door import DOOR, WebDoor
 from tests.bridge.fleet import CATALOGUE
 from tests.client.fake_node import CONTENT, SHA256, FakeNode
@@ -180,7 +182,7 @@ def test_the_entry_point_names_a_door(tmp_path: Path) -> None:
 
 async def test_a_crash_of_the_node_is_an_answer_too(tmp_path: Path) -> None:
     class Broken(FakeNode):
-        async def devices(self) -> list[object]:  # type: ignore[override]
+        async def devices(self) -> Sequence[DeviceView]:
             raise RuntimeError("a bug")
 
     async with served(Broken(), tmp_path) as client:
