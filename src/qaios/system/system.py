@@ -187,9 +187,7 @@ class System:
         _log.error("engine %s crashed", engine, exc_info=error)
         reason = f"{type(error).__name__}: {error}"
         await self.kernel.post(
-            ev.EngineCrashed(
-                at_s=self.clock.now_s(), engine=engine, reason=reason, restarts=restarts, wait_s=wait_s
-            )
+            ev.EngineCrashed(at_s=self.clock.now_s(), engine=engine, reason=reason, restarts=restarts, wait_s=wait_s)
         )
 
     def _world_lost(self, reason: str) -> None:
@@ -203,11 +201,7 @@ class System:
         if any(isinstance(event, ev.DeviceChanged) for event in events):
             write_recipes(
                 self.settings.home,
-                {
-                    name: berth.device.halt_recipes()
-                    for name, berth in self.kernel.fleet.berths.items()
-                    if berth.usable
-                },
+                {name: berth.device.halt_recipes() for name, berth in self.kernel.fleet.berths.items() if berth.usable},
             )
         self.surroundings.hurry(any(record.ended_s is None for record in self.kernel.machine.missions))
 
@@ -344,7 +338,7 @@ class System:
                     yield row
             if self._fatal is not None:
                 raise self._fatal
-            if self._closing.is_set() or (record is not None and record.ended_s is not None):
+            if self._closing.is_set() or (record is not None and record.told):
                 return
             await self.shelf.more(seen)
 
@@ -389,5 +383,3 @@ class System:
         if not named:
             raise NotFound(f"no mission {mission}", hint="`qai mission ls` lists them")
         return named[-1]
-
-
