@@ -16,7 +16,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 import numpy as np
@@ -68,7 +68,7 @@ class NewMission:
 class Kernel:
     """One per node. All methods are called from one event loop."""
 
-    name = "mission"  # as an engine
+    name: ClassVar[str] = "mission"  # as an engine
 
     def __init__(
         self,

@@ -132,16 +132,26 @@ class System:
         for engine in engines:
             serving[engine.name] = asyncio.Event()
         self._running = asyncio.create_task(self._run(engines, serving), name="engines")
-        waits = asyncio.gather(*(event.wait() for event in serving.values()))
-        await asyncio.wait([asyncio.ensure_future(waits), self._running], return_when=asyncio.FIRST_COMPLETED)
-        if self._running.done():
-            waits.cancel()
-            self._running.result()
+        await self._until_serving(list(serving.values()), self._running)
         self._step("engines", began_s)
         await self._resume_surroundings()
         if self.settings.open_all:
             await self._open_all()
         _log.info("ready after %.2f s, epoch %d", self._steps_s["engines"], self.kernel.machine.epoch)
+
+    async def _until_serving(self, serving: Sequence[asyncio.Event], running: asyncio.Task[None]) -> None:
+        """Return when every engine serves; raise what ended them instead."""
+
+        async def all_of_them() -> None:
+            for event in serving:
+                await event.wait()
+
+        waiting = asyncio.create_task(all_of_them())
+        await asyncio.wait({waiting, running}, return_when=asyncio.FIRST_COMPLETED)
+        if running.done():
+            waiting.cancel()
+            running.result()
+            raise self._fatal or JournalBroken("the engines ended before they served")
 
     async def _run(self, engines: Sequence[Engine], serving: dict[str, asyncio.Event]) -> None:
         try:
@@ -311,7 +321,8 @@ class System:
 
     def _specs(self, document: MissionDocument) -> list[TaskSpec]:
         """A task of an action that only quantum devices offer is native unless it says otherwise."""
-        quantum, classical = set(), set()
+        quantum: set[str] = set()
+        classical: set[str] = set()
         for berth in self.kernel.fleet.berths.values():
             for action in berth.device.spec.actions:
                 (quantum if action.quantum else classical).add(action.name)
