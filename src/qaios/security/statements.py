@@ -17,7 +17,7 @@ from typing import Any, Self
 import msgspec
 
 from qaios.core.errors import Denied, Invalid
-from qaios.security.keys import Identity, PublicIdentity, Purpose, framed
+from qaios.security.keys import MALFORMED, Identity, PublicIdentity, Purpose, framed
 
 REPORT_MEDIA_TYPE = "application/vnd.qaios.report+msgpack"
 ENVELOPE_MEDIA_TYPE = "application/vnd.qaios.envelope+msgpack"
@@ -64,7 +64,7 @@ class Report(msgspec.Struct, frozen=True, tag="report", forbid_unknown_fields=Tr
         """Raise `Invalid` unless it is a report whose attachments are what they say."""
         try:
             report = msgspec.msgpack.decode(content, type=cls)
-        except msgspec.MsgspecError as error:
+        except MALFORMED as error:
             raise Invalid(f"the envelope holds no report: {error}") from error
         for attachment in report.attachments:
             if hashlib.sha256(attachment.content).hexdigest() != attachment.sha256:
