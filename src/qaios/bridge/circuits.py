@@ -15,6 +15,8 @@ from __future__ import annotations
 import enum
 import io
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from qaios.core.errors import Fault, Invalid
@@ -58,7 +60,7 @@ def detect(text: str, name: str = "circuit") -> Language:
         return Language.OPENQASM_2
     if version[1] == "3":
         return Language.OPENQASM_3
-    _refuse(name, line, column, f"OpenQASM {version[1]} is not known", "write OpenQASM 2.0 or 3.0")
+    return _refuse(name, line, column, f"OpenQASM {version[1]} is not known", "write OpenQASM 2.0 or 3.0")
 
 
 def parse(text: str, name: str = "circuit") -> QuantumCircuit:
@@ -72,7 +74,7 @@ def parse(text: str, name: str = "circuit") -> QuantumCircuit:
 
 
 def as_argument(circuit: Any) -> str:
-    """The text of a circuit for a task's `circuit` argument: text stays as it is, a `QuantumCircuit` becomes OpenQASM 3.
+    """The text of a circuit for a task's `circuit` argument; a `QuantumCircuit` becomes OpenQASM 3.
 
     Raises `Invalid` for anything else, and for a circuit that OpenQASM 3 cannot say.
     """
@@ -117,6 +119,32 @@ def from_qpy(payload: bytes) -> QuantumCircuit:
     return circuit
 
 
+@dataclass(frozen=True, slots=True)
+class Register:
+    """A classical register: its name and the numbers of its bits in the circuit, lowest first."""
+
+    name: str
+    bits: tuple[int, ...]
+
+
+def registers_of(circuit: QuantumCircuit) -> tuple[Register, ...]:
+    """The classical registers in the order of their declaration; single bits without one come last, as `bits`."""
+    found = [
+        Register(register.name, tuple(circuit.find_bit(bit).index for bit in register)) for register in circuit.cregs
+    ]
+    covered = {bit for register in found for bit in register.bits}
+    loose = tuple(bit for bit in range(circuit.num_clbits) if bit not in covered)
+    return (*found, Register("bits", loose)) if loose else tuple(found)
+
+
+def bit_string(outcome: int, registers: Sequence[Register]) -> str:
+    """An outcome as people read it: registers in the order of declaration, a space between, highest bit left.
+
+    Bit `i` of `outcome` is classical bit `i` of the circuit. (Qiskit's own strings have the registers reversed.)
+    """
+    return " ".join("".join(str(outcome >> bit & 1) for bit in reversed(each.bits)) for each in registers)
+
+
 def _parse2(text: str, name: str) -> QuantumCircuit:
     from qiskit import qasm2
 
@@ -158,22 +186,22 @@ def _parse3(text: str, name: str) -> QuantumCircuit:
 
 def _check_syntax(text: str, name: str) -> None:
     """Run the reference grammar once for the place of the first fault; the package's own error carries none."""
-    from antlr4 import CommonTokenStream, InputStream
-    from antlr4.error.ErrorListener import ErrorListener
-    from openqasm3._antlr.qasm3Lexer import qasm3Lexer
-    from openqasm3._antlr.qasm3Parser import qasm3Parser
+    from antlr4 import CommonTokenStream, InputStream  # type: ignore[import-untyped, unused-ignore]
+    from antlr4.error.ErrorListener import ErrorListener  # type: ignore[import-untyped, unused-ignore]
+    from openqasm3 import parser as grammar  # the lexer and parser it was generated with, whatever their version
 
+    lexing, parsing = vars(grammar)["qasm3Lexer"], vars(grammar)["qasm3Parser"]
     faults: list[tuple[int, int, str]] = []
 
     class Listener(ErrorListener):  # type: ignore[misc, unused-ignore]
-        def syntaxError(self, recognizer: Any, symbol: Any, line: int, column: int, msg: str, e: Any) -> None:  # noqa: N802, PLR0913
+        def syntaxError(self, recognizer: Any, symbol: Any, line: int, column: int, msg: str, e: Any) -> None:
             # The grammar lists every token it would have taken; the first words say what is wrong.
             faults.append((line, column + 1, msg.split(" expecting {")[0]))
 
-    lexer = qasm3Lexer(InputStream(text))
+    lexer = lexing(InputStream(text))
     lexer.removeErrorListeners()
     lexer.addErrorListener(Listener())
-    parser = qasm3Parser(CommonTokenStream(lexer))
+    parser = parsing(CommonTokenStream(lexer))
     parser.removeErrorListeners()
     parser.addErrorListener(Listener())
     parser.program()
@@ -205,6 +233,7 @@ def _blame(text: str) -> tuple[int, int, str]:
         else:
             low = middle
     span = statements[high - 1].span
+    assert span is not None  # the parser gives every statement its place
     line = text.splitlines()[span.start_line - 1]
     return span.start_line, span.start_column + 1, line[span.start_column :].strip()
 

@@ -86,9 +86,7 @@ def bind(compiled: Compiled, values: Mapping[str, float]) -> QuantumCircuit:
     wanted = {parameter.name: parameter for parameter in compiled.circuit.parameters}
     missing, unknown = sorted(wanted.keys() - values.keys()), sorted(values.keys() - wanted.keys())
     if missing:
-        raise Invalid(
-            f"the circuit's parameters {', '.join(missing)} have no value", hint="give them in 'parameters'"
-        )
+        raise Invalid(f"the circuit's parameters {', '.join(missing)} have no value", hint="give them in 'parameters'")
     if unknown:
         raise Invalid(f"the circuit has no parameters {', '.join(unknown)}", hint=f"it has: {', '.join(wanted)}")
     if not wanted:
@@ -181,7 +179,9 @@ def _compact(placed: QuantumCircuit, calibration: Calibration) -> Compiled:
         qubits = tuple(region[place] for place in kept)
         operations.append(operation(calibration, step.operation.name, qubits, _delay_s(step, calibration)))
     layout = placed.layout
-    initial = () if layout is None else tuple(region[place] for place in layout.initial_index_layout(filter_ancillas=True))
+    initial = (
+        () if layout is None else tuple(region[place] for place in layout.initial_index_layout(filter_ancillas=True))
+    )
     return Compiled(
         circuit=small,
         physical=tuple(region[place] for place in used),

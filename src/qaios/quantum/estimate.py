@@ -146,9 +146,7 @@ def expect(calibration: Calibration, operations: Sequence[Operation], timeline: 
         elif step.kind is Kind.MEASURE:
             readout *= 1.0 - step.error
     for wait in timeline.idles:
-        idle *= idle_fidelity(
-            wait.duration_s, float(calibration.t1_s[wait.qubit]), float(calibration.t2_s[wait.qubit])
-        )
+        idle *= idle_fidelity(wait.duration_s, float(calibration.t1_s[wait.qubit]), float(calibration.t2_s[wait.qubit]))
     return Expectation(
         shot_s=timeline.duration_s,
         repetition_delay_s=calibration.repetition_delay_s,

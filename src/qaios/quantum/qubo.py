@@ -111,18 +111,15 @@ class SectorSplit:
         # Naming the halves the other way round changes nothing, so one cell is fixed and one qubit saved.
         return Qubo(linear[1:], quadratic[1:, 1:], scale * total**2)
 
-    def random_mean(self) -> float:
-        """The mean cost over all partings: what guessing gives."""
-        return float(self.costs_of(self._partings()).mean())
-
     def optimum(self) -> tuple[float, tuple[int, ...]]:
         """The cheapest parting into `parts` parts, by listing all of them; the first cell is in part 0."""
-        partings = self._partings()
+        partings = self.partings()
         values = self.costs_of(partings)
         best = int(np.argmin(values))
         return float(values[best]), tuple(int(part) for part in partings[best])
 
-    def _partings(self) -> NDArray[np.int8]:
+    def partings(self) -> NDArray[np.int8]:
+        """All partings that have the first cell in part 0, one a row; naming parts otherwise makes no other parting."""
         others = len(self.cells) - 1
         index = np.arange(self.parts**others)
         columns = [np.zeros_like(index)] + [(index // self.parts**cell) % self.parts for cell in range(others)]
@@ -192,10 +189,22 @@ def solve_classical(arguments: Mapping[str, Any] | None = None, /, **fields: Any
     problem = read_problem(given)
     if isinstance(problem, SectorSplit):
         cost, parting = problem.optimum()
-        return {**describe(problem, parting), "cost": cost, **optimum_fields(problem), "method": "exhaustive", "exact": True}
+        return {
+            **describe(problem, parting),
+            "cost": cost,
+            **optimum_fields(problem),
+            "method": "exhaustive",
+            "exact": True,
+        }
     if problem.variables <= EXACT_MAX:
         cost, bits = minimum(problem)
-        return {"assignment": list(bits), "cost": cost, **optimum_fields(problem), "method": "exhaustive", "exact": True}
+        return {
+            "assignment": list(bits),
+            "cost": cost,
+            **optimum_fields(problem),
+            "method": "exhaustive",
+            "exact": True,
+        }
     cost, bits = anneal(problem, int(given.get("seed", 0)))
     unknown = {"optimal_cost": None, "optimal_assignment": None}
     return {"assignment": list(bits), "cost": cost, **unknown, "method": "simulated annealing", "exact": False}
