@@ -437,6 +437,6 @@ def _readings(calibration: Calibration) -> tuple[Reading, ...]:
 def _summary(calibration: Calibration) -> str:
     return (
         f"{calibration.machine} ({calibration.processor}, {len(calibration.region)} of {calibration.qubits} qubits "
-        f"live), simulated by qiskit-aer. Real data: its calibration of {calibration.date[:10]} (T1, T2, readout, gate errors "
-        "and lengths, couplers). Simulated: the qubits, with local noise, no crosstalk and no leakage."
+        f"live), simulated by qiskit-aer. Real data: its calibration of {calibration.date[:10]} (T1, T2, readout, "
+        "gate errors and lengths, couplers). Simulated: the qubits, with local noise, no crosstalk and no leakage."
     )

@@ -72,7 +72,8 @@ class Ledger:
                 raise Refused(f"the attempt is of epoch {epoch}, a kernel of epoch {seen} has used this device since")
             database.execute("UPDATE fence SET epoch = ?", (epoch,))
             database.execute(
-                "INSERT OR REPLACE INTO runs (key, epoch, state, pid, started_s, at_s) VALUES (?, ?, 'submitted', ?, ?, ?)",
+                "INSERT OR REPLACE INTO runs (key, epoch, state, pid, started_s, at_s) "
+                "VALUES (?, ?, 'submitted', ?, ?, ?)",
                 (key, epoch, pid, started_s, at_s),
             )
 

@@ -35,7 +35,7 @@ def model_of(compiled: Compiled, snapshot: str) -> NoiseModel:
 
 @functools.lru_cache(maxsize=256)
 def model(snapshot: str, qubits: tuple[int, ...], used: Used) -> NoiseModel:
-    """Errors of the gates `used` (name, physical qubits) and of all readouts; qubits are numbered in the order given."""
+    """Errors of the gates `used` (name, physical qubits) and of all readouts; qubits are numbered as given."""
     from qiskit_aer.noise import NoiseModel, ReadoutError
     from qiskit_aer.noise.device import basic_device_gate_errors
 

@@ -34,12 +34,12 @@ EXACT_MAX = 20  # variables up to which the classical answer is by listing all
 _CLASSICAL_MAX = 2000  # variables the annealer takes
 _ANNEAL_SWEEPS = 400
 
-Bits = NDArray[np.int8]
+_LISTED = {"method": "exhaustive", "exact": True}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Qubo:
-    """Minimise  offset + Σ linear_i x_i + Σ quadratic_ij x_i x_j  over bits x; `quadratic` is strictly upper triangular."""
+    """Minimise  offset + Σ linear_i x_i + Σ quadratic_ij x_i x_j  over bits x; `quadratic` has i < j only."""
 
     linear: NDArray[np.float64]
     quadratic: NDArray[np.float64]
@@ -49,7 +49,7 @@ class Qubo:
     def variables(self) -> int:
         return len(self.linear)
 
-    def cost(self, bits: Sequence[int] | Bits) -> float:
+    def cost(self, bits: Sequence[int] | NDArray[Any]) -> float:
         x = np.asarray(bits, dtype=np.float64)
         return float(self.offset + self.linear @ x + x @ self.quadratic @ x)
 
@@ -189,22 +189,10 @@ def solve_classical(arguments: Mapping[str, Any] | None = None, /, **fields: Any
     problem = read_problem(given)
     if isinstance(problem, SectorSplit):
         cost, parting = problem.optimum()
-        return {
-            **describe(problem, parting),
-            "cost": cost,
-            **optimum_fields(problem),
-            "method": "exhaustive",
-            "exact": True,
-        }
+        return {**describe(problem, parting), "cost": cost, **optimum_fields(problem), **_LISTED}
     if problem.variables <= EXACT_MAX:
         cost, bits = minimum(problem)
-        return {
-            "assignment": list(bits),
-            "cost": cost,
-            **optimum_fields(problem),
-            "method": "exhaustive",
-            "exact": True,
-        }
+        return {"assignment": list(bits), "cost": cost, **optimum_fields(problem), **_LISTED}
     cost, bits = anneal(problem, int(given.get("seed", 0)))
     unknown = {"optimal_cost": None, "optimal_assignment": None}
     return {"assignment": list(bits), "cost": cost, **unknown, "method": "simulated annealing", "exact": False}
