@@ -48,7 +48,9 @@ def kriging(samples: Samples, places_m: Array) -> Array:
 
     start = np.log([*(extent / 6.0), spread])
     bounds = [*((np.log(e / 60.0), np.log(3.0 * e)) for e in extent), (np.log(spread / 10.0), np.log(spread * 10.0))]
-    found = minimize(unlikely, start, method="Nelder-Mead", bounds=bounds, options={"maxfev": 90, "xatol": 0.05, "fatol": 0.1})
+    found = minimize(
+        unlikely, start, method="Nelder-Mead", bounds=bounds, options={"maxfev": 90, "xatol": 0.05, "fatol": 0.1}
+    )
     many = _thinned(samples, SAMPLES_MAX)
     factor = cho_factor(_kernel(many.at_m, many.at_m, found.x) + np.diag(many.sigma**2), lower=True)
     weight = cho_solve(factor, many.pm25 - mean)

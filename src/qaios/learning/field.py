@@ -118,7 +118,9 @@ def _fit_weights(shape: Shape, samples: Samples, bells_m: Array, floor: float) -
     scaled = shape.scaled(bells_m)
     root = np.linalg.cholesky(_bell(scaled, scaled) + JITTER * np.eye(len(bells_m)))
     basis = _basis(shape, samples.at_m, bells_m, root)
-    whitened, evidence = _most_probable(basis, np.full(len(samples), shape.mean), floor, samples, np.zeros(len(bells_m)))
+    whitened, evidence = _most_probable(
+        basis, np.full(len(samples), shape.mean), floor, samples, np.zeros(len(bells_m))
+    )
     return Field(floor, shape, bells_m, root, whitened, _weights(shape, root, whitened), evidence)
 
 

@@ -123,9 +123,7 @@ def loss_and_slopes(
     of_away = np.column_stack([c * of_back[:, 0] - s * of_back[:, 1], s * of_back[:, 0] + c * of_back[:, 1]])
     back = places[:, :2] - frame.heart_m
     of_turn = of_back[:, 0] * back[:, 1] - of_back[:, 1] * back[:, 0]
-    of_bounded = np.column_stack(
-        [LOUDER_MAX * of_f, -SHIFT_MAX * frame.extent_m * of_away, TURN_MAX_RAD * of_turn]
-    )
+    of_bounded = np.column_stack([LOUDER_MAX * of_f, -SHIFT_MAX * frame.extent_m * of_away, TURN_MAX_RAD * of_turn])
     of_bounded += shyness * bounded / len(samples)
     return loss, of_bounded * (1.0 - bounded**2)
 

@@ -90,7 +90,9 @@ def map_plume(arguments: Mapping[str, Any]) -> Generator[dict[str, Any], None, d
     steady = fit(samples.part(learning))
     rivals: dict[str, Trained] = {}
     for number, cell in enumerate(request.cells):
-        for trained in train(cell, steady, samples, role, request.epochs, np.random.default_rng([request.seed, number])):
+        for trained in train(
+            cell, steady, samples, role, request.epochs, np.random.default_rng([request.seed, number])
+        ):
             if isinstance(trained, Trained):
                 rivals[cell] = trained
             else:
@@ -120,9 +122,7 @@ def train(
             places, louder = motion.displaced(motion.say(network, stream, learning), samples.at_m, frame)
             field = field.refitted(samples.part(learning), places[learning], louder[learning])
         hidden = np.isin(pieces, np.flatnonzero(random.random(pieces.max() + 1) < HIDDEN_SHARE))
-        loss, gradients = motion.learn(
-            network, stream, field, samples, frame, learning & ~hidden, learning, SHYNESS
-        )
+        loss, gradients = motion.learn(network, stream, field, samples, frame, learning & ~hidden, learning, SHYNESS)
         clip(gradients, 1.0)
         adam.step(network.parameters, gradients)
         losses.append(loss)
@@ -250,7 +250,14 @@ def _model_file(
 ) -> bytes:
     """Network and field, enough to draw the map again; everything that made them is named in the manifest."""
     field, shape = best.field, best.field.shape
-    numbers = [shape.log_along_m, shape.log_across_m, shape.direction_rad, shape.log_height_m, shape.log_strength, shape.mean]
+    numbers = [
+        shape.log_along_m,
+        shape.log_across_m,
+        shape.direction_rad,
+        shape.log_height_m,
+        shape.log_strength,
+        shape.mean,
+    ]
     arrays = {
         **best.network.parameters,
         "field.bells_m": field.bells_m,
@@ -266,7 +273,11 @@ def _model_file(
         "gap_unit_s": gap_unit_s(request.samples),
         "floor_ug_m3": field.floor,
         "data_sha256": request.samples.sha256,
-        "samples": {"learned": int((role == 0).sum()), "chose": int((role == 1).sum()), "tested": int((role == 2).sum())},
+        "samples": {
+            "learned": int((role == 0).sum()),
+            "chose": int((role == 1).sum()),
+            "tested": int((role == 2).sum()),
+        },
         "seed": request.seed,
         "best_epoch": best.epoch,
         "heldout": held_out,
@@ -315,7 +326,9 @@ def _grid(arguments: Mapping[str, Any], truth: Any, samples: Samples) -> tuple[A
             )
         axes = [np.arange(a, b + step / 2.0, step) for a, b in (sides[:2], sides[2:])]
     if axes[0].size * axes[1].size > CELLS_MAX:
-        raise Invalid(f"the map has {axes[0].size * axes[1].size} points, at most {CELLS_MAX} are drawn", hint="Raise step_m.")
+        raise Invalid(
+            f"the map has {axes[0].size * axes[1].size} points, at most {CELLS_MAX} are drawn", hint="Raise step_m."
+        )
     return axes[0], axes[1]
 
 
@@ -323,7 +336,9 @@ def _truth(truth: Any, east_m: Array, north_m: Array) -> Array:
     if not isinstance(truth, Mapping) or "pm25_ug_m3" not in truth:
         raise Invalid("truth needs pm25_ug_m3, rows from south to north", hint="truth: {east_m, north_m, pm25_ug_m3}")
     values = np.asarray(truth["pm25_ug_m3"], dtype=np.float64)
-    axes = [np.asarray(truth.get(axis, own), dtype=np.float64) for axis, own in (("east_m", east_m), ("north_m", north_m))]
+    axes = [
+        np.asarray(truth.get(axis, own), dtype=np.float64) for axis, own in (("east_m", east_m), ("north_m", north_m))
+    ]
     if values.shape != (axes[1].size, axes[0].size):
         raise Invalid(f"truth has shape {values.shape}, its axes say {(axes[1].size, axes[0].size)}")
     if np.array_equal(axes[0], east_m) and np.array_equal(axes[1], north_m):

@@ -104,7 +104,9 @@ def _tracks(t_s: Array, at_m: Array) -> NDArray[np.int64]:
     return track
 
 
-def hold_out(samples: Samples, fraction: float, random: np.random.Generator, piece_s: float = PIECE_S) -> NDArray[np.int64]:
+def hold_out(
+    samples: Samples, fraction: float, random: np.random.Generator, piece_s: float = PIECE_S
+) -> NDArray[np.int64]:
     """Cut every track into pieces of about `piece_s` and deal them out: 0 to learn, 1 to validate, 2 to test.
 
     `fraction` of the pieces goes to each of 1 and 2, at least one.

@@ -61,7 +61,9 @@ class DrydenWind:
             state = decay @ self._states[i] + root @ noise[1 + 2 * i : 3 + 2 * i]
             self._states[i] = state
             gust.append(
-                sigma * math.sqrt(self._times_s[i]) * float(math.sqrt(3.0) * state[0] + (1.0 - math.sqrt(3.0)) * state[1])
+                sigma
+                * math.sqrt(self._times_s[i])
+                * float(math.sqrt(3.0) * state[0] + (1.0 - math.sqrt(3.0)) * state[1])
             )
         return self.mean_mps + np.asarray(gust) @ self._axes
 

@@ -219,7 +219,9 @@ class Shutdown(msgspec.Struct, frozen=True, tag="shutdown"):
     """End the world and its vehicles now."""
 
 
-ToWorld = Join | Ready | Setpoint | Ack | AskTruth | AskStations | AskMetrics | ArmDrill | DisarmDrill | AskDrill | Shutdown
+ToWorld = (
+    Join | Ready | Setpoint | Ack | AskTruth | AskStations | AskMetrics | ArmDrill | DisarmDrill | AskDrill | Shutdown
+)
 FromWorld = Welcome | Denied | Sense | Tick | Truth | Stations | Metrics | Drill
 
 # array_like and map-like Structs cannot share one union, so each side decodes the two kinds by first byte.

@@ -43,7 +43,12 @@ class AirLog:
     def add(self, sample: AirSample, position_m: Vec3) -> None:
         lat, lon = self._frame.to_globe(position_m[0], position_m[1])
         self._bytes += RECORD.pack(
-            round(sample.t_s * 1000.0), round(lat * 1e7), round(lon * 1e7), position_m[2], sample.pm25_ugm3, sample.sigma_ugm3
+            round(sample.t_s * 1000.0),
+            round(lat * 1e7),
+            round(lon * 1e7),
+            position_m[2],
+            sample.pm25_ugm3,
+            sample.sigma_ugm3,
         )
 
     def take(self, endpoint: Endpoint, message: Any, peer: Address) -> None:

@@ -180,7 +180,9 @@ class Autopilot:
             x, y, z = self.position_m
             near = math.dist((x, y), self.home_m[:2]) < 3.0
             height = self.parameters["RTL_RETURN_ALT"] + SHELF_M * ((self.sysid - 1) % SHELVES)
-            self._head_for((self.home_m[0], self.home_m[1], z if near else min(max(z, height), self.fence.ceiling_m - 3)))
+            self._head_for(
+                (self.home_m[0], self.home_m[1], z if near else min(max(z, height), self.fence.ceiling_m - 3))
+            )
 
     def land(self) -> None:
         """Land where it is."""

@@ -140,7 +140,11 @@ class Separation:
         """Whether the closest approach within the horizon is too close."""
         (x, y, z), (ox, oy, oz) = sense.position_m, other.position_m
         rx, ry, rz = ox - x, oy - y, oz - z
-        vx, vy, vz = other.velocity_mps[0] - wanted[0], other.velocity_mps[1] - wanted[1], other.velocity_mps[2] - wanted[2]
+        vx, vy, vz = (
+            other.velocity_mps[0] - wanted[0],
+            other.velocity_mps[1] - wanted[1],
+            other.velocity_mps[2] - wanted[2],
+        )
         speed2 = vx * vx + vy * vy
         when = 0.0 if speed2 < 1e-6 else max(0.0, min(CONFLICT_S, -(rx * vx + ry * vy) / speed2))
         if math.hypot(rx + vx * when, ry + vy * when) >= CONFLICT_SIDE_M:

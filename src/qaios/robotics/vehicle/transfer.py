@@ -265,7 +265,5 @@ class _Unsupported(QaiError):
 
 def _checksum(messages: list[Any]) -> int:
     """An id for a plan whose sender gave none: CRC-32 of what was said."""
-    rows = [
-        (m.frame, m.command, m.param1, m.param2, m.param3, m.param4, m.x, m.y, m.z) for m in messages
-    ]
+    rows = [(m.frame, m.command, m.param1, m.param2, m.param3, m.param4, m.x, m.y, m.z) for m in messages]
     return zlib.crc32(msgspec.msgpack.encode(rows)) if rows else 0
