@@ -130,6 +130,13 @@ class Device(Protocol):
         """After a crash: what became of this key?"""
 
 
+class PreparedDevice(Device, Protocol):
+    """A device whose estimates need heavy work: done here, off the loop, and cached for `estimate`."""
+
+    async def prepare(self, shapes: Sequence[Shape]) -> None:
+        """The kernel awaits this before it places tasks of shapes it has not seen."""
+
+
 class BatchDevice(Device, Protocol):
     """A device that takes thousands of tasks at a time."""
 
@@ -187,11 +194,13 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class Berth:
-    """One open device as a policy sees it."""
+    """One device of the fleet as a policy sees it."""
 
     spec: DeviceSpec
     free: int  # attempts it can take now
     version: int
+    unusable: str = ""  # why it can take nothing at all now: lost, halted, opening
+    hopeless: bool = False  # and it is not expected back: nothing should wait for it
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,8 +216,8 @@ class Placement:
 class Placements:
     placed: Sequence[Placement]
     decisions: Sequence[Decision]
-    waiting: Mapping[int, int]  # task -> decision that says why it still waits
-    impossible: Mapping[int, int]  # task -> decision: no device of this fleet can ever take it
+    waiting: Mapping[int, int]  # task -> decision: some device could take it, but not now
+    impossible: Mapping[int, int]  # task -> decision: no device of this fleet can take it
 
 
 class Policy(Protocol):
@@ -241,7 +250,10 @@ class Journal(Protocol):
     """The append-only record of events. Recovery is replay."""
 
     async def append(self, events: Sequence[Event]) -> int:
-        """Return the sequence number of the block once it is durable. Raises `JournalBroken`; then the process must die."""
+        """Return the block's sequence number once it is durable.
+
+        Blocks keep the order in which append was called. Raises `JournalBroken`; then the process must die.
+        """
 
     def read(self, after: int = 0) -> Iterator[tuple[int, Sequence[Event]]]:
         """Blocks in order. Raises `JournalBroken` at a block whose hash does not follow."""
@@ -267,5 +279,7 @@ class Bus(Protocol):
     def listen(self, topic: str, callback: Callable[[Sequence[Any]], None]) -> Callable[[], None]:
         """Synchronous callbacks, for engines; returns the function that stops it."""
 
-    def subscribe(self, topic: str, *, batches_max: int = 256) -> AbstractAsyncContextManager[AsyncIterator[Sequence[Any]]]:
+    def subscribe(
+        self, topic: str, *, batches_max: int = 256
+    ) -> AbstractAsyncContextManager[AsyncIterator[Sequence[Any]]]:
         """A bounded queue of batches; the oldest is dropped when full, and the drop is counted."""

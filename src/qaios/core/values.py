@@ -38,15 +38,31 @@ class TaskState(enum.IntEnum):
     READY = 1  # for a device
     RUNNING = 2  # an attempt is on a device
     CANCELLING = 3  # asked to stop; the device has not confirmed
-    DONE = 4
-    FAILED = 5
-    CANCELLED = 6
-    UNKNOWN = 7  # an effect that may have happened; waits for a person or a planner
-    REPAIRED = 8  # did not finish itself; the tasks that replace it did or will
+    REPAIRING = 4  # the ladder is exhausted; a planner is asked for tasks that do what is left
+    UNKNOWN = 5  # an effect that may have happened; waits for a person or a planner
+    DONE = 6
+    REPAIRED = 7  # did not finish itself; the tasks that replace it do
+    FAILED = 8
+    CANCELLED = 9
 
     @property
     def ended(self) -> bool:
         return self >= TaskState.DONE
+
+    @property
+    def satisfies(self) -> bool:
+        """Whether tasks that need this one may go on."""
+        return self in (TaskState.DONE, TaskState.REPAIRED)
+
+
+class Rung(enum.StrEnum):
+    """The ladder of failure: what is tried after an attempt that did not succeed."""
+
+    RETRY = "retry"  # the same device again
+    ELSEWHERE = "elsewhere"  # any device but those that failed
+    FALLBACK = "fallback"  # the action named by the task
+    REPAIR = "repair"  # a planner proposes tasks for what is left
+    FAIL = "fail"  # the task fails, and with it whoever needs it
 
 
 class MissionState(enum.StrEnum):
@@ -126,6 +142,7 @@ class DeviceStatus(msgspec.Struct, frozen=True):
     """The moving part of a device that estimates may depend on. A new version is a new estimate."""
 
     version: int = 0
+    alive: bool = True  # False: it was open and is no longer heard
     pid: int | None = None  # the device's own process, where it has one
     readings: tuple[Reading, ...] = ()
 
@@ -269,6 +286,7 @@ class Decision(msgspec.Struct, frozen=True):
 
     candidates: tuple[Candidate, ...] = ()
     refusals: tuple[Refusal, ...] = ()
+    waited_for: tuple[str, ...] = ()  # what stood between being submitted and being placed, in words
     policy: str = ""
     at_s: float = 0.0
 

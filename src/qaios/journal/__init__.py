@@ -1,1 +1,2 @@
-"""Where events and artifacts become durable: SQLite in WAL mode with synchronous=FULL, and a content-addressed store of files."""
+"""Where events and artifacts become durable: SQLite in WAL mode with synchronous=FULL, and
+a content-addressed store of files."""

@@ -1,1 +1,2 @@
-"""Simulated worlds: physics, weather, pollution. A world is its own process and outlives the kernel, as the real one does."""
+"""Simulated worlds: physics, weather, pollution. A world is its own process and outlives the
+kernel, as the real one does."""
