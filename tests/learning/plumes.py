@@ -50,7 +50,9 @@ def concentration(at_m: Array, sources: list[tuple[float, float, float, float]],
     return total
 
 
-def fly(seed: int, *, swing_deg: float = 0.0, spacing_m: float = 16.0, speed_mps: float = 4.0, step_m: float = 4.0) -> Survey:
+def fly(
+    seed: int, *, swing_deg: float = 0.0, spacing_m: float = 16.0, speed_mps: float = 4.0, step_m: float = 4.0
+) -> Survey:
     """Four drones share lawnmower swaths over 120 m by 120 m, each at its own height; a sample every 0.3 to 1.5 s."""
     random = np.random.default_rng(seed)
     wind = random.uniform(-np.pi, np.pi)
@@ -78,7 +80,9 @@ def fly(seed: int, *, swing_deg: float = 0.0, spacing_m: float = 16.0, speed_mps
         at = np.column_stack([*place, np.full(len(t), shelf)]) + random.normal(0, 0.3, (len(t), 3))
         clean = concentration(at, sources, heading(t))
         sigma = 1.0 + 0.05 * clean
-        rows.append(np.column_stack([t, at, np.maximum(clean + sigma * random.normal(size=len(t)), 0.0), sigma]).tolist())
+        rows.append(
+            np.column_stack([t, at, np.maximum(clean + sigma * random.normal(size=len(t)), 0.0), sigma]).tolist()
+        )
     axis_m = np.arange(-HALF_M, HALF_M + 1e-9, step_m)
     at_s = max(row[-1][0] for row in rows)
     grid = np.stack(np.meshgrid(axis_m, axis_m), axis=-1).reshape(-1, 2)
