@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from qaios.core.values import Decision, DeviceState, Rung, Shape
+from qaios.core.values import Decision, DeviceState, MissionState, Rung, Shape
 
 Ids = NDArray[np.int64]
 
@@ -180,6 +180,14 @@ class DeadlineMissed(Event, frozen=True, tag="deadline-missed"):
     ids: Ids
 
 
+class MissionEnded(Event, frozen=True, tag="mission-ended"):
+    """No task of the mission can go on. Follows from the tasks; written down for whoever watches."""
+
+    mission: str
+    state: MissionState
+    reason: str = ""
+
+
 class DeviceChanged(Event, frozen=True, tag="device-changed"):
     device: str
     state: DeviceState
@@ -217,6 +225,7 @@ AnyEvent = (
     | TasksCancelled
     | ChunkEmitted
     | DeadlineMissed
+    | MissionEnded
     | DeviceChanged
     | EngineCrashed
     | Halted

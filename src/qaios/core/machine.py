@@ -64,6 +64,7 @@ class MissionRecord:
     counts: NDArray[np.int64]  # tasks per TaskState
     names: dict[str, int] = field(default_factory=dict)  # task name -> id
     ended_s: float | None = None
+    told: bool = False  # its end is in the journal
 
     @property
     def state(self) -> MissionState:
@@ -328,6 +329,13 @@ class Machine:
         self.late.update(int(task) for task in event.ids)
         return Effects()
 
+    def _on_mission_ended(self, event: ev.MissionEnded) -> Effects:
+        record = self.mission_ids.get(event.mission)
+        if record is None or record.ended_s is None:
+            raise IllegalEvent(f"mission {event.mission} has not ended")
+        record.told = True
+        return Effects()
+
     _rules: ClassVar[Mapping[type[ev.Event], Callable[..., Effects]]] = {
         ev.KernelBooted: _on_boot,
         ev.MissionSubmitted: _on_submitted,
@@ -344,6 +352,7 @@ class Machine:
         ev.TasksCancelled: _on_cancelled,
         ev.ChunkEmitted: _on_chunk,
         ev.DeadlineMissed: _on_late,
+        ev.MissionEnded: _on_mission_ended,
     }
 
     # ── questions ────────────────────────────────────────────────────────────
@@ -433,8 +442,7 @@ class Machine:
         record.names.update(zip(names, range(first, self.count), strict=True))
         self.fallback.update({first + row: action for row, action in columns.fallback.items()})
         self.pinned.update({first + row: device for row, device in columns.device.items()})
-        if record.ended_s is not None:
-            record.ended_s = None
+        record.ended_s, record.told = None, False
         return new
 
     def _grow(self, needed: int) -> None:
@@ -487,7 +495,7 @@ class Machine:
 
     def _reopen(self, ids: Ids) -> None:
         for mission in np.unique(self.mission[ids]):
-            self.missions[mission].ended_s = None
+            self.missions[mission].ended_s, self.missions[mission].told = None, False
 
     def _end(self, ids: Ids, state: TaskState, at_s: float) -> Effects:
         """These tasks are over; whoever needed them becomes ready, or ends with them."""

@@ -15,6 +15,7 @@ import re
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
+from pydantic_core import PydanticCustomError
 
 from qaios.core.values import Mode, TaskSpec
 
@@ -24,6 +25,7 @@ PRIORITY_MAX = 1_000_000
 RETRIES_MAX = 100
 TASKS_MAX = 1_000_000
 SEED_MAX = 2**63 - 1
+DURATION_MAX_S = 366 * 86400.0
 
 SECONDS_PER_UNIT = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 DURATION_PATTERN = r"^\s*[0-9]+(\.[0-9]+)?\s*(ms|s|min|h|d)\s*$"
@@ -36,24 +38,28 @@ MISSION_NAME_PATTERN = r"^\S([^\x00-\x1f\x7f]{0,198}\S)?$"
 
 
 def duration_s(text: object) -> float:
-    """Seconds of a duration such as `90 s`, `20 min` or `1.5h`; raises ValueError that says what is wrong with it."""
-    units = ", ".join(SECONDS_PER_UNIT)
+    """Seconds of a duration such as `90 s`, `20 min` or `1.5h`.
+
+    Raises `PydanticCustomError` (a ValueError) of the type "duration" whose context has `what` and `remedy`.
+    """
     if isinstance(text, bool) or not isinstance(text, int | float | str):
-        raise ValueError(f"a duration is a number and a unit in one string, such as '90 s' (units: {units})")
-    match = _DURATION.fullmatch(text) if isinstance(text, str) else None
+        raise _wrong("a duration is a number and a unit in one string", "write for instance '90 s'")
+    match = _DURATION.fullmatch(str(text))
     if match is None:
-        if isinstance(text, int | float):
-            raise ValueError(f"the duration {text} has no unit, write for instance '{text:g} s' (units: {units})")
-        raise ValueError(f"'{text}' is not a duration, write for instance '90 s' (units: {units})")
+        raise _wrong(f"'{text}' is not a duration", "write for instance '90 s'")
     number, unit = match.groups()
     if unit is None:
-        raise ValueError(f"the duration '{text}' has no unit, write for instance '{number} s' (units: {units})")
+        raise _wrong(f"the duration '{text}' has no unit", f"write for instance '{number} s'")
     if unit not in SECONDS_PER_UNIT:
-        raise ValueError(f"'{unit}' is not a unit of time, use one of {units}")
+        raise _wrong(f"'{unit}' is not a unit of time", f"use one of {', '.join(SECONDS_PER_UNIT)}")
     seconds = float(number) * SECONDS_PER_UNIT[unit]
-    if not 0 < seconds <= 366 * 86400:
-        raise ValueError(f"the duration '{text}' must be more than nothing and at most 366 d")
+    if not 0 < seconds <= DURATION_MAX_S:
+        raise _wrong(f"the duration '{text}' is out of range", "give more than 0 s and at most 366 d")
     return seconds
+
+
+def _wrong(what: str, remedy: str) -> PydanticCustomError:
+    return PydanticCustomError("duration", "{what}, {remedy}", {"what": what, "remedy": remedy})
 
 
 def duration_text(seconds: float) -> str:
