@@ -199,7 +199,8 @@ class Drone:
     # -- reading ------------------------------------------------------------------------------------------------
 
     def status(self) -> DeviceStatus:
-        return DeviceStatus(self._status.version, self._pid, tuple(self._readings()))
+        alive = self._link is None or self._link.lost_s is None
+        return DeviceStatus(self._status.version, alive=alive, pid=self._pid, readings=tuple(self._readings()))
 
     def _readings(self) -> list[Reading]:
         link = self._link

@@ -85,15 +85,9 @@ def read_place(value: Any, config: MavlinkConfig, origin: Origin, points: Mappin
         cell = GRID_NAME.fullmatch(value)
         if cell is None:
             known = ", ".join(sorted(named)) or "none"
-            raise Invalid(
-                f"no point {value!r} (named points: {known})", hint="Use Grid-A1 … Grid-Z99 or a named point."
-            )
-        column, row = ord(cell[1]) - ord("A"), int(cell[2]) - 1
-        return (
-            config.grid_east_m + (column + 0.5) * config.grid_m,
-            config.grid_north_m + (row + 0.5) * config.grid_m,
-            math.nan,
-        )
+            raise Invalid(f"no point {value!r} (named points: {known})", hint="Use Grid-A1 … Grid-Z99 or a named one.")
+        east_m = config.grid_east_m + (ord(cell[1]) - ord("A") + 0.5) * config.grid_m
+        return east_m, config.grid_north_m + (int(cell[2]) - 0.5) * config.grid_m, math.nan
     if isinstance(value, Mapping):
         if value.get("type") == "Point":
             lon, lat, *up = value.get("coordinates", ())
@@ -151,17 +145,14 @@ def survey_items(
     """
     up_m = float(arguments.get("altitude_m", 12.0))
     zones = (arguments.get("frame") or {}).get("zones", ())
-    planned = {
-        row["id"]: before["id"] for before, row in zip(arguments["swaths"], arguments["swaths"][1:], strict=False)
-    }
+    planned = {row["id"]: before["id"] for before, row in itertools.pairwise(arguments["swaths"])}
     items, ends = start_items(position, airborne, up_m, speed_mps), []
     at: Sequence[float] = position
     last = ""
     for swath in swaths:
         if last and planned.get(swath["id"]) == last:
-            items += [
-                PlanItem(WAYPOINT, (turn[0], turn[1], up_m), 0.0, 2.0) for turn in [*swath["via"], swath["start"]]
-            ]
+            turns = [*swath["via"], swath["start"]]
+            items += [PlanItem(WAYPOINT, (turn[0], turn[1], up_m), 0.0, 2.0) for turn in turns]
         else:
             items += way_items(zones, at, swath["start"], up_m)
         items.append(PlanItem(WAYPOINT, (swath["end"][0], swath["end"][1], up_m), 0.0, 1.5))
