@@ -36,7 +36,18 @@ def drivers(settings: Settings) -> dict[str, Driver[Any]]:
             f"no driver {', '.join(missing)} is installed",
             hint=f"installed are {', '.join(sorted(points)) or 'none: install the package, `pip install -e .`'}",
         )
-    return {name: points[name].load() for name in wanted}
+    return {name: _loaded(points[name]) for name in wanted}
+
+
+def _loaded(point: EntryPoint) -> Driver[Any]:
+    try:
+        driver: Driver[Any] = point.load()
+    except ImportError as error:
+        raise Invalid(
+            f"driver {point.name} ({point.value}) cannot be loaded: {error}",
+            hint="install what it needs, or leave it out of the settings",
+        ) from error
+    return driver
 
 
 def configured(name: str, driver: Driver[Any], settings: Settings) -> Any:
