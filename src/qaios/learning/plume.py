@@ -13,7 +13,7 @@ what the mean alone would score. Whoever wins is named.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 import numpy as np
@@ -44,7 +44,7 @@ GRADIENT_MAX = 1.0
 SHYNESS = 0.3  # price of a displacement: the plume stands still unless the samples say otherwise
 HIDDEN_SHARE, HIDDEN_S = 0.2, 15.0  # in each epoch, so that the network learns to speak about where it is blind
 HELD_OUT_SHARE = 0.12
-CELLS_MAX = 40_000
+POINTS_MAX = 40_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +116,8 @@ def train(
 ) -> Generator[dict[str, Any] | Trained, None, None]:
     """Yield progress and at last a `Trained`. Learns from role 0, chooses its epoch by role 1, never uses role 2.
 
-    The first epochs are a rehearsal: the same flight through the fitted field under invented swings of the wind, a new one
-    each time, so that the network learns to tell a swing from noise before it hears the real samples.
+    The first epochs are a rehearsal: the same flight through the fitted field under invented swings of the wind, a
+    new one each time, so that the network learns to tell a swing from noise before it hears the real samples.
     """
     network = Network(CELLS[cell](motion.FEATURES, UNITS, random), motion.OUTPUTS, random, readout_gain=0.05)
     frame = motion.frame_of(steady, samples.part(role == 0))
@@ -135,7 +135,7 @@ def train(
 def _rehearse(
     network: Network, steady: Field, samples: Samples, frame: motion.Frame, epochs: int, random: np.random.Generator
 ) -> Generator[int, None, None]:
-    """Train on invented swings; every epoch takes a stretch of the flight, so its cost does not grow with the survey."""
+    """Train on invented swings. Every epoch takes a stretch of the flight, so a long survey costs no more."""
     adam, unit_s = Adam(rate=RATE, decay=DECAY), gap_unit_s(samples)
     for epoch in range(1, epochs + 1):
         first = int(random.integers(0, max(1, len(samples) - REHEARSED_MOMENTS + 1)))
@@ -298,19 +298,11 @@ def _model_file(
 ) -> bytes:
     """Network and field, enough to draw the map again; everything that made them is named in the manifest."""
     field, shape = best.field, best.field.shape
-    numbers = [
-        shape.log_along_m,
-        shape.log_across_m,
-        shape.direction_rad,
-        shape.log_height_m,
-        shape.log_strength,
-        shape.mean,
-    ]
     arrays = {
         **best.network.parameters,
         "field.bells_m": field.bells_m,
         "field.weights": field.weights,
-        "field.shape": np.array(numbers),
+        "field.shape": np.array(astuple(shape)),
     }
     manifest = {
         "purpose": "displacement of a steady plume from a stream of air samples",
@@ -321,11 +313,7 @@ def _model_file(
         "gap_unit_s": gap_unit_s(request.samples),
         "floor_ug_m3": field.floor,
         "data_sha256": request.samples.sha256,
-        "samples": {
-            "learned": int((role == 0).sum()),
-            "chose": int((role == 1).sum()),
-            "tested": int((role == 2).sum()),
-        },
+        "samples": dict(zip(("learned", "chose", "tested"), np.bincount(role, minlength=3).tolist(), strict=True)),
         "seed": request.seed,
         "best_epoch": best.best_epoch,
         "heldout": held_out,
@@ -338,7 +326,7 @@ def check(arguments: Mapping[str, Any]) -> Request:
     samples = read(arguments.get("samples", ()))
     truth = arguments.get("truth")
     east_m, north_m = _grid(arguments, truth, samples)
-    cell = str(arguments.get("cell", "auto"))
+    cell = str(arguments.get("cell", "liquid"))
     if cell not in (*CELLS, "auto"):
         raise Invalid(f"cell is {cell!r}", hint=f"Give one of {', '.join(CELLS)}, or auto to let validation choose.")
     epochs = int(_number(arguments, "epochs", EPOCHS))
@@ -373,9 +361,9 @@ def _grid(arguments: Mapping[str, Any], truth: Any, samples: Samples) -> tuple[A
                 hint="Give area: {west_m, south_m, east_m, north_m} in metres and step_m > 0.",
             )
         axes = [np.arange(a, b + step / 2.0, step) for a, b in (sides[:2], sides[2:])]
-    if axes[0].size * axes[1].size > CELLS_MAX:
+    if axes[0].size * axes[1].size > POINTS_MAX:
         raise Invalid(
-            f"the map has {axes[0].size * axes[1].size} points, at most {CELLS_MAX} are drawn", hint="Raise step_m."
+            f"the map has {axes[0].size * axes[1].size} points, at most {POINTS_MAX} are drawn", hint="Raise step_m."
         )
     return axes[0], axes[1]
 
