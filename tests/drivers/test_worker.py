@@ -7,7 +7,6 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import pytest
 
 from qaios.core.errors import DeviceFault, DeviceLost, Invalid, OutcomeUnknown, Refused
 from qaios.drivers.worker import LOG_BYTES_MAX, Worker, started_s
+from qaios.testing.listening import listening
 
 FOLDER = str(Path(__file__).parent)
 HERE = "worker_functions"
@@ -27,21 +27,6 @@ ZERO = r"ZeroDivisionError: division by zero \(.*worker_functions.py:\d+ in divi
 async def worker() -> AsyncIterator[Worker]:
     async with Worker("test", path=[FOLDER]) as worker:
         yield worker
-
-
-@asynccontextmanager
-async def listening() -> AsyncIterator[tuple[str, asyncio.Future[list[int]]]]:
-    """An address to which a function in a child says its pids, and those pids."""
-    said: asyncio.Future[list[int]] = asyncio.get_running_loop().create_future()
-
-    async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        said.set_result([int(word) for word in (await reader.read()).split()])
-        writer.close()
-
-    server = await asyncio.start_server(take, "127.0.0.1", 0)
-    async with server:
-        host, port = server.sockets[0].getsockname()
-        yield f"{host}:{port}", said
 
 
 async def gone(pid: int) -> None:

@@ -55,6 +55,10 @@ def started_s(pid: int) -> float:
     return ticks / float(os.sysconf("SC_CLK_TCK"))
 
 
+class ChildDied(errors.DeviceFault):
+    """The child ended in the middle of a call, by itself or because somebody killed it."""
+
+
 class Worker:
     """One child process at a time, started when first needed.
 
@@ -118,7 +122,7 @@ class Worker:
         Argument, chunks and value are plain data (None, bool, int, float, str, bytes, list, dict, Structs).
         A function whose parameter is annotated with a Struct gets one. One call at a time; others wait their turn.
         Raises what the function raised when that is a `QaiError` (`Refused`, `Invalid`, …), `DeviceFault` that
-        is not retryable for any other exception, and a retryable `DeviceFault` when the child died.
+        is not retryable for any other exception, and `ChildDied` (retryable) when the child died.
         Cancelled: the child is dead when `CancelledError` comes out.
         """
         try:
@@ -156,10 +160,12 @@ class Worker:
         if self._calling:
             self.kill()
         async with self._turn:
-            if self._pipe is not None and self._pipe.alive:
-                self._pipe.hang_up()
-                await asyncio.wait((self._pipe.exited,), timeout=GRACE_S)
-            await self._bury()
+            try:
+                if self._pipe is not None and self._pipe.alive:
+                    self._pipe.hang_up()
+                    await asyncio.wait((self._pipe.exited,), timeout=GRACE_S)
+            finally:
+                await self._bury()
 
     async def _ensure_started(self) -> None:
         if self._pipe is not None and self._pipe.alive:
@@ -172,7 +178,7 @@ class Worker:
                     frame(["hello", {"path": self._search_path(), "pythonpath": os.environ.get("PYTHONPATH")}])
                 )
                 if await self._pipe.receive() != ["ready"]:
-                    raise self._died("starting")
+                    raise errors.DeviceFault(f"worker {self.name} cannot be started: {self.log.strip()[-500:]}")
         except BaseException as error:
             await self._bury()
             if isinstance(error, TimeoutError):
@@ -211,13 +217,10 @@ class Worker:
                 case ["error", kind, text, retryable, hint, where]:
                     raise _ChildError(_travelled(function, kind, text, retryable, hint, where))
         await asyncio.wait((self._pipe.exited,), timeout=GRACE_S)  # so that the fault can say how it ended
-        raise self._died(f"calling {function}")
-
-    def _died(self, doing: str) -> errors.DeviceFault:
-        assert self._pipe is not None
         last = self.log.strip().splitlines()[-1:]
-        return errors.DeviceFault(
-            f"worker {self.name} {self._pipe.ending()} while {doing}", hint=f"Its last words: {last[0]}" if last else ""
+        raise ChildDied(
+            f"worker {self.name} {self._pipe.ending()} while calling {function}",
+            hint=f"Its last words: {last[0]}" if last else "",
         )
 
     async def _bury(self) -> None:
