@@ -66,7 +66,8 @@ def stop(address: HubAddress, *, timeout_s: float = STOP_TIMEOUT_S) -> bool:
     except ProcessLookupError:
         return False
     try:
-        if started_s(address.pid) != address.started_s:
+        ended = bool(select.select([watch], [], [], 0.0)[0])
+        if ended or started_s(address.pid) != address.started_s:
             return False
         signal.pidfd_send_signal(watch, signal.SIGTERM)
         if not select.select([watch], [], [], timeout_s)[0]:
