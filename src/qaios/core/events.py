@@ -153,11 +153,12 @@ class RepairRefused(Event, frozen=True, tag="repair-refused"):
 
 
 class TasksRerouted(Event, frozen=True, tag="tasks-rerouted"):
-    """No device of this fleet can do the action; the named fallback takes over, or the task fails."""
+    """No device of this fleet can do the action: the named fallback takes over, or a planner, or the task fails."""
 
     ids: Ids
     reason: str
     fallback: bool
+    repair: bool = False
 
 
 class CancelAsked(Event, frozen=True, tag="cancel-asked"):

@@ -377,8 +377,10 @@ class Kernel:
             self._ready.pop(placement.task)
             self.waiting.pop(placement.task, None)
         groups = self._groups(placements)
-        for device in groups:
-            self.fleet.hold(device[0])
+        for (device_name, _), ids in groups.items():
+            shape = int(self.machine.shape[ids[0]])
+            estimate = self.fleet.estimate(device_name, shape, self.machine.shapes[shape])
+            self.fleet.hold(device_name, estimate.duration_s * len(ids))
         await self.post(*events)
         for (device_name, _), ids in groups.items():
             self._start(device_name, np.array(ids, np.int64))

@@ -1,19 +1,19 @@
 """From the samples of a survey to a map of the pollution at one moment, beside the plain ways of making one.
 
-Called by the driver `liquid` in its worker. Three steps: a steady field is fitted (`field`); a liquid network, or its gated
-rival, is trained on the stream of samples to say how the plume is displaced at each moment (`motion`); field and
-displacement are read together on the grid at the asked time and height.
+Called by the driver `liquid` in its worker. Three steps: a steady field is fitted (`field`); a liquid network, or
+its gated rival, is trained on the stream of samples to say how the plume is displaced at each moment (`motion`);
+field and displacement are read together on the grid at the asked time and height.
 
-Honesty is built in. Whole pieces of track are held out twice, once to choose epoch and cell, once for the figures. The
-baselines get the learning *and* the choosing pieces. The truth, when a simulated world gives it, is read after the map is
-made. Errors are root mean square over the spread (standard deviation) of what is compared with: 1.0 is what the mean alone
-would score. Whoever wins is named.
+Honesty is built in. Whole pieces of track are held out twice, once to choose epoch and cell, once for the figures.
+The baselines get the learning *and* the choosing pieces. The truth, when a simulated world gives it, is read after
+the map is made. Errors are root mean square over the spread (standard deviation) of what is compared with: 1.0 is
+what the mean alone would score. Whoever wins is named.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 import numpy as np
@@ -32,16 +32,19 @@ CELLS: dict[str, MakeCell] = {"liquid": LiquidCell, "gru": GruCell}
 BASELINES: dict[str, Callable[[Samples, Array], Array]] = {"linear": baselines.linear, "kriging": baselines.kriging}
 BASELINE = "linear"
 
-EPOCHS = 90
+EPOCHS = 150
 EPOCHS_MAX = 2000
+REHEARSED_SHARE = 0.7  # of the epochs
+REHEARSED_MOMENTS = 640
+REFITS = 3
 UNITS = 12
 RATE = 1.5e-2
 DECAY = 1e-3
-SHYNESS = 0.03  # price of a displacement: the plume stands still unless the samples say otherwise
-HIDDEN_SHARE = 0.2  # of the pieces is hidden in each epoch, so that the network learns to speak about where it is blind
+GRADIENT_MAX = 1.0
+SHYNESS = 0.3  # price of a displacement: the plume stands still unless the samples say otherwise
+HIDDEN_SHARE, HIDDEN_S = 0.2, 15.0  # in each epoch, so that the network learns to speak about where it is blind
 HELD_OUT_SHARE = 0.12
-REFITS = 3
-CELLS_MAX = 40_000
+POINTS_MAX = 40_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +74,10 @@ class Trained:
 
     network: Network
     field: Field
-    epoch: int
+    frame: motion.Frame
+    epoch: int  # of listening
+    best_epoch: int
     error: float  # on the choosing pieces
-    losses: tuple[float, ...]
 
 
 def map_plume(arguments: Mapping[str, Any]) -> Generator[dict[str, Any], None, dict[str, Any]]:
@@ -101,7 +105,8 @@ def map_plume(arguments: Mapping[str, Any]) -> Generator[dict[str, Any], None, d
     chosen = min(rivals, key=lambda cell: rivals[cell].error)
     yield {"fraction": 0.85, "note": f"{chosen} chosen by validation; drawing the map and the baselines"}
     held_out = _held_out_errors(rivals[chosen], steady, samples, role)
-    maps = {"network": network_map(rivals[chosen], request)}
+    still = steady.refitted(samples, samples.at_m, np.zeros(len(samples)))
+    maps = {"network": network_map(rivals[chosen], request), "still_field": still.value(request.places_m)}
     maps |= {name: method(samples, request.places_m) for name, method in BASELINES.items()}
     return _value(request, rivals, chosen, maps, held_out, role)
 
@@ -109,43 +114,86 @@ def map_plume(arguments: Mapping[str, Any]) -> Generator[dict[str, Any], None, d
 def train(
     cell: str, steady: Field, samples: Samples, role: NDArray[np.int64], epochs: int, random: np.random.Generator
 ) -> Generator[dict[str, Any] | Trained, None, None]:
-    """Yield progress and at last a `Trained`. Learns from role 0, chooses its epoch by role 1, never uses role 2."""
-    learning, choosing = role == 0, role == 1
+    """Yield progress and at last a `Trained`. Learns from role 0, chooses its epoch by role 1, never uses role 2.
+
+    The first epochs are a rehearsal: the same flight through the fitted field under invented swings of the wind, a
+    new one each time, so that the network learns to tell a swing from noise before it hears the real samples.
+    """
     network = Network(CELLS[cell](motion.FEATURES, UNITS, random), motion.OUTPUTS, random, readout_gain=0.05)
-    adam, best = Adam(rate=RATE, decay=DECAY), Checkpoint()
-    frame = motion.frame_of(steady, samples.part(learning))
-    stream = motion.stream_of(samples, steady, gap_unit_s(samples))
-    field, kept, losses = steady, steady, []
-    pieces = _pieces(samples)
-    for epoch in range(1, epochs + 1):
-        if epoch % max(1, epochs // (REFITS + 1)) == 0:
-            places, louder = motion.displaced(motion.say(network, stream, learning), samples.at_m, frame)
-            field = field.refitted(samples.part(learning), places[learning], louder[learning])
-        hidden = np.isin(pieces, np.flatnonzero(random.random(pieces.max() + 1) < HIDDEN_SHARE))
-        loss, gradients = motion.learn(network, stream, field, samples, frame, learning & ~hidden, learning, SHYNESS)
-        clip(gradients, 1.0)
-        adam.step(network.parameters, gradients)
-        losses.append(loss)
-        guess = motion.predict(field, motion.say(network, stream, learning), samples.at_m, frame)
-        if best.offer(network, _rmse(guess, samples.pm25, choosing) / _spread(samples.pm25), epoch):
-            kept = field
+    frame = motion.frame_of(steady, samples.part(role == 0))
+    rehearsals = round(REHEARSED_SHARE * epochs)
+    for epoch in _rehearse(network, steady, samples, frame, rehearsals, random):
         if epoch % 10 == 0:
-            yield {"fraction": epoch / epochs, "note": f"epoch {epoch} of {epochs}, best error {best.error:.3f}"}
-    best.restore(network)
-    yield Trained(network, kept, best.epoch, best.error, tuple(losses))
+            yield {"fraction": epoch / epochs, "note": f"rehearsal {epoch} of {rehearsals}"}
+    for trained in _listen(network, steady, samples, frame, role, epochs - rehearsals, random):
+        if trained.epoch % 10 == 0 or trained.epoch == epochs - rehearsals:
+            note = f"epoch {rehearsals + trained.epoch} of {epochs}, best error {trained.error:.3f}"
+            yield {"fraction": (rehearsals + trained.epoch) / epochs, "note": note}
+    yield trained
+
+
+def _rehearse(
+    network: Network, steady: Field, samples: Samples, frame: motion.Frame, epochs: int, random: np.random.Generator
+) -> Generator[int, None, None]:
+    """Train on invented swings. Every epoch takes a stretch of the flight, so a long survey costs no more."""
+    adam, unit_s = Adam(rate=RATE, decay=DECAY), gap_unit_s(samples)
+    for epoch in range(1, epochs + 1):
+        first = int(random.integers(0, max(1, len(samples) - REHEARSED_MOMENTS + 1)))
+        stretch = samples.part(np.arange(len(samples)) >= first)
+        stretch = stretch.part(np.arange(len(stretch)) < REHEARSED_MOMENTS)
+        measured, clean = motion.imagined(steady, stretch, frame, random)
+        stream, seen = motion.stream_of(measured, steady, unit_s), ~_hidden(stretch, random)
+        _, gradients = motion.learn(network, stream, steady, clean, frame, seen, np.ones_like(seen), 0.0)
+        clip(gradients, GRADIENT_MAX)
+        adam.step(network.parameters, gradients)
+        yield epoch
+
+
+def _listen(
+    network: Network,
+    field: Field,
+    samples: Samples,
+    frame: motion.Frame,
+    role: NDArray[np.int64],
+    epochs: int,
+    random: np.random.Generator,
+) -> Generator[Trained, None, None]:
+    """Train on the real samples, refitting the field to where the network says they belong; yield the best so far.
+
+    What the rehearsal left is a candidate too, so that real samples can only make it better on the choosing pieces.
+    """
+    adam, best, kept = Adam(rate=RATE / 4.0, decay=DECAY), Checkpoint(), field
+    stream, learning, choosing = motion.stream_of(samples, field, gap_unit_s(samples)), role == 0, role == 1
+    spread, refit_every = _spread(samples.pm25), max(1, epochs // (REFITS + 1))
+    number = 0
+    for epoch in range(1, epochs + 1):
+        said = motion.say(network, stream, learning)
+        if epoch % refit_every == 0:
+            places, louder = motion.displaced(said, samples.at_m, frame)
+            field = field.refitted(samples.part(learning), places[learning], louder[learning])
+        guess = motion.predict(field, said, samples.at_m, frame)
+        if best.offer(network, _rms((guess - samples.pm25)[choosing]) / spread, epoch):
+            kept, number = field, epoch
+        seen = learning & ~_hidden(samples, random)
+        _, gradients = motion.learn(network, stream, field, samples, frame, seen, learning, SHYNESS)
+        clip(gradients, GRADIENT_MAX)
+        adam.step(network.parameters, gradients)
+        if epoch == epochs:
+            best.restore(network)
+        yield Trained(network, kept, frame, epoch, number, best.error)
 
 
 def network_map(trained: Trained, request: Request) -> Array:
     """The map at the asked moment, from all samples: the weights of the field are fitted once more to every sample."""
     samples = request.samples
-    everything = np.ones(len(samples), dtype=np.bool_)
-    field, frame = _with(trained, samples, everything)
-    before = samples.part(samples.t_s <= request.at_s)
-    moment = _with_moment(before if len(before) else samples.part(np.arange(len(samples)) < 1), request.at_s)
-    seen = np.append(np.ones(len(moment) - 1, dtype=np.bool_), False)
+    field, _ = _refitted(trained, samples, np.ones(len(samples), dtype=np.bool_))
+    heard = samples.t_s <= request.at_s
+    heard[0] = True
+    moment = _with_moment(samples.part(heard), request.at_s)
+    seen = np.arange(len(moment)) < len(moment) - 1
     said = motion.say(trained.network, motion.stream_of(moment, trained.field, gap_unit_s(samples)), seen)[-1]
     places = request.places_m
-    return motion.predict(field, np.repeat(said[None], len(places), axis=0), places, frame)
+    return motion.predict(field, np.repeat(said[None], len(places), axis=0), places, trained.frame)
 
 
 def gap_unit_s(samples: Samples) -> float:
@@ -153,12 +201,11 @@ def gap_unit_s(samples: Samples) -> float:
     return max(float(np.ptp(samples.t_s)) / max(1, len(samples) - 1), 1e-3)
 
 
-def _with(trained: Trained, samples: Samples, known: NDArray[np.bool_]) -> tuple[Field, motion.Frame]:
-    """The trained field with its weights fitted to the known samples, where the network says they belong."""
-    frame = motion.frame_of(trained.field, samples.part(known))
+def _refitted(trained: Trained, samples: Samples, known: NDArray[np.bool_]) -> tuple[Field, Array]:
+    """(field, what the network says at each moment): the field's weights are fitted to the known samples again."""
     said = motion.say(trained.network, motion.stream_of(samples, trained.field, gap_unit_s(samples)), known)
-    places, louder = motion.displaced(said, samples.at_m, frame)
-    return trained.field.refitted(samples.part(known), places[known], louder[known]), frame
+    places, louder = motion.displaced(said, samples.at_m, trained.frame)
+    return trained.field.refitted(samples.part(known), places[known], louder[known]), said
 
 
 def _with_moment(samples: Samples, at_s: float) -> Samples:
@@ -172,20 +219,21 @@ def _with_moment(samples: Samples, at_s: float) -> Samples:
     )
 
 
-def _pieces(samples: Samples) -> NDArray[np.int64]:
-    """A number for every fifteen seconds of every track."""
-    label = samples.track * 100_000 + ((samples.t_s - samples.t_s[0]) // 15.0).astype(np.int64)
-    return np.unique(label, return_inverse=True)[1].astype(np.int64)
+def _hidden(samples: Samples, random: np.random.Generator) -> NDArray[np.bool_]:
+    """Some pieces of track, fifteen seconds each, in which the network hears nothing in this epoch."""
+    label = samples.track * 100_000 + ((samples.t_s - samples.t_s[0]) // HIDDEN_S).astype(np.int64)
+    _, piece = np.unique(label, return_inverse=True)
+    hidden: NDArray[np.bool_] = (random.random(int(piece.max()) + 1) < HIDDEN_SHARE)[piece]
+    return hidden
 
 
 def _held_out_errors(trained: Trained, steady: Field, samples: Samples, role: NDArray[np.int64]) -> dict[str, Any]:
     """Every method on the pieces none has seen, each with all the others to learn from."""
     known, asked = role < 2, role == 2
-    field, frame = _with(trained, samples, known)
-    said = motion.say(trained.network, motion.stream_of(samples, trained.field, gap_unit_s(samples)), known)
+    field, said = _refitted(trained, samples, known)
     still = steady.refitted(samples.part(known), samples.at_m[known], np.zeros(int(known.sum())))
     guesses = {
-        "network": motion.predict(field, said, samples.at_m, frame)[asked],
+        "network": motion.predict(field, said, samples.at_m, trained.frame)[asked],
         "still_field": still.value(samples.at_m[asked]),
         **{name: method(samples.part(known), samples.at_m[asked]) for name, method in BASELINES.items()},
     }
@@ -238,7 +286,7 @@ def _value(
         "validation": {cell: round(trained.error, 5) for cell, trained in rivals.items()},
         "parameters": best.network.size,
         "epochs": request.epochs,
-        "best_epoch": best.epoch,
+        "best_epoch": best.best_epoch,
         "samples": len(request.samples),
         "seed": request.seed,
         "files": {"model": _model_file(request, best, chosen, held_out, role)},
@@ -250,19 +298,11 @@ def _model_file(
 ) -> bytes:
     """Network and field, enough to draw the map again; everything that made them is named in the manifest."""
     field, shape = best.field, best.field.shape
-    numbers = [
-        shape.log_along_m,
-        shape.log_across_m,
-        shape.direction_rad,
-        shape.log_height_m,
-        shape.log_strength,
-        shape.mean,
-    ]
     arrays = {
         **best.network.parameters,
         "field.bells_m": field.bells_m,
         "field.weights": field.weights,
-        "field.shape": np.array(numbers),
+        "field.shape": np.array(astuple(shape)),
     }
     manifest = {
         "purpose": "displacement of a steady plume from a stream of air samples",
@@ -273,13 +313,9 @@ def _model_file(
         "gap_unit_s": gap_unit_s(request.samples),
         "floor_ug_m3": field.floor,
         "data_sha256": request.samples.sha256,
-        "samples": {
-            "learned": int((role == 0).sum()),
-            "chose": int((role == 1).sum()),
-            "tested": int((role == 2).sum()),
-        },
+        "samples": dict(zip(("learned", "chose", "tested"), np.bincount(role, minlength=3).tolist(), strict=True)),
         "seed": request.seed,
-        "best_epoch": best.epoch,
+        "best_epoch": best.best_epoch,
         "heldout": held_out,
     }
     return pack(arrays, manifest)
@@ -290,7 +326,7 @@ def check(arguments: Mapping[str, Any]) -> Request:
     samples = read(arguments.get("samples", ()))
     truth = arguments.get("truth")
     east_m, north_m = _grid(arguments, truth, samples)
-    cell = str(arguments.get("cell", "auto"))
+    cell = str(arguments.get("cell", "liquid"))
     if cell not in (*CELLS, "auto"):
         raise Invalid(f"cell is {cell!r}", hint=f"Give one of {', '.join(CELLS)}, or auto to let validation choose.")
     epochs = int(_number(arguments, "epochs", EPOCHS))
@@ -325,9 +361,9 @@ def _grid(arguments: Mapping[str, Any], truth: Any, samples: Samples) -> tuple[A
                 hint="Give area: {west_m, south_m, east_m, north_m} in metres and step_m > 0.",
             )
         axes = [np.arange(a, b + step / 2.0, step) for a, b in (sides[:2], sides[2:])]
-    if axes[0].size * axes[1].size > CELLS_MAX:
+    if axes[0].size * axes[1].size > POINTS_MAX:
         raise Invalid(
-            f"the map has {axes[0].size * axes[1].size} points, at most {CELLS_MAX} are drawn", hint="Raise step_m."
+            f"the map has {axes[0].size * axes[1].size} points, at most {POINTS_MAX} are drawn", hint="Raise step_m."
         )
     return axes[0], axes[1]
 
@@ -361,10 +397,6 @@ def _number(arguments: Mapping[str, Any], name: str, default: float) -> float:
 
 def _rms(values: Array) -> float:
     return float(np.sqrt(np.mean(values**2)))
-
-
-def _rmse(guess: Array, measured: Array, where: NDArray[np.bool_]) -> float:
-    return _rms(guess[where] - measured[where])
 
 
 def _spread(values: Array) -> float:

@@ -123,3 +123,12 @@ def hold_out(
     role[np.isin(label, pieces[:share])] = 1
     role[np.isin(label, pieces[share : 2 * share])] = 2
     return role
+
+
+def thinned(samples: Samples, count_max: int) -> Samples:
+    """At most `count_max` samples, evenly spread over the stream."""
+    if len(samples) <= count_max:
+        return samples
+    chosen = np.zeros(len(samples), dtype=np.bool_)
+    chosen[np.linspace(0, len(samples) - 1, count_max).astype(np.int64)] = True
+    return samples.part(chosen)

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from shapely.geometry.base import BaseGeometry
 
 FENCE_MARGIN_M = 20.0  # how far outside the area and the homes a vehicle may stray before its own fence stops it
-FENCE_CEILING_M = 30.0  # above the highest shelf
 
 
 def area(document: Any) -> dict[str, Any]:
@@ -85,7 +84,7 @@ def swaths(
     frame = {
         "origin": ground.origin.plain(),
         "zones": zones,
-        "fence": fence(ground, list(crews.values()), ceiling_m=max(shelves.values()) + FENCE_CEILING_M),
+        "fence": fence(ground, list(crews.values())),
         "shelves": shelves,
         "shelf_m": shelf_m,
         "homes": {name: list(home) for name, home in crews.items()},
@@ -176,7 +175,7 @@ def solids(obstacles: Any) -> list[list[list[float]]]:
     raise Invalid(f"{obstacles!r} describes no obstacle", hint="Give results of drone.scan or lists of [east, north].")
 
 
-def fence(ground: geo.Area, homes: Sequence[geo.XY], *, ceiling_m: float) -> dict[str, Any]:
+def fence(ground: geo.Area, homes: Sequence[geo.XY]) -> dict[str, Any]:
     """The fence a vehicle gets before it is armed: around area and homes with a margin, without the no-fly zones."""
     from shapely.geometry import MultiPoint
 
@@ -184,7 +183,6 @@ def fence(ground: geo.Area, homes: Sequence[geo.XY], *, ceiling_m: float) -> dic
     return {
         "inclusion": geo.corners(geo.polygons(geo.grown(around, FENCE_MARGIN_M))[0]),
         "exclusions": [geo.corners(zone) for zone in ground.zones],
-        "ceiling_m": ceiling_m,
     }
 
 

@@ -15,6 +15,7 @@ from contextlib import AsyncExitStack
 
 from qaios.core.errors import Invalid, NotFound, Unreachable
 from qaios.hub import launch as hub_launch
+from qaios.security.statements import HubAddress
 from qaios.system.clock import NodeClock
 from qaios.system.config import Settings
 from qaios.worlds import launch as world_launch
@@ -34,7 +35,7 @@ class Surroundings:
         self._clock = clock
         self._world: world_launch.WorldAddress | None = None
         self._world_clock: WorldClock | None = None
-        self._hub: hub_launch.HubAddress | None = None
+        self._hub: HubAddress | None = None
         self._stack = AsyncExitStack()
         self._gate = asyncio.Lock()
         self._busy = False
@@ -49,10 +50,7 @@ class Surroundings:
                 _log.info("no world to rejoin: %s", error)
             else:
                 await self._follow(self._world)
-        try:
-            self._hub = await asyncio.to_thread(hub_launch.attach, home)
-        except (NotFound, Unreachable, Invalid) as error:
-            _log.info("no hub to rejoin: %s", error)
+        self._hub = await asyncio.to_thread(hub_launch.attach, home)
 
     async def need(self, actions: Iterable[str]) -> None:
         """Return when what these actions need from outside is there."""
@@ -95,10 +93,10 @@ class Surroundings:
             self._world_clock.speed_max = self._settings.speed_max if self._busy else 1.0
 
     async def close(self) -> None:
-        """On a good shutdown: the world lands in nothing, the hub keeps what it stored."""
+        """On a good shutdown both end with the node; the hub keeps on disk what it stored."""
         self._clock.unfollow()
         await self._stack.aclose()
         if self._world is not None:
-            await asyncio.to_thread(world_launch.stop, self._world)
+            await asyncio.to_thread(world_launch.stop, self._settings.home)
         if self._hub is not None:
-            await asyncio.to_thread(hub_launch.stop, self._hub)
+            await asyncio.to_thread(hub_launch.stop, self._settings.home)
