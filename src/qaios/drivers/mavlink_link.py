@@ -179,7 +179,11 @@ class VehicleLink(asyncio.DatagramProtocol):
         alarm = asyncio.ensure_future(self.clock.sleep(timeout_s))
         try:
             await asyncio.wait({waiter.future, alarm}, return_when=asyncio.FIRST_COMPLETED)
-            return waiter.future.result() if waiter.future.done() else None
+            if waiter.future.done():
+                return waiter.future.result()
+            if alarm.exception() is not None:
+                raise DeviceFault(f"{self.name}: the site's clock stopped") from alarm.exception()
+            return None
         finally:
             self._waiters.remove(waiter)
             alarm.cancel()
