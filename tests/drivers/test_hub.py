@@ -55,7 +55,9 @@ class LocalHub:
                 contextlib.closing(Store(self.home / "hub", identity, now_s=lambda: 1.0e9))
             )
             hub = Hub(self.store, identity.public, join=JOIN, executor=executor)
-            listening = opened.enter_context(socket.create_server(("127.0.0.1", 0)))
+            listening = opened.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP))
+            listening.bind(("127.0.0.1", 0))
+            listening.listen()
             self.address = HubAddress(
                 0, 0.0, f"http://127.0.0.1:{listening.getsockname()[1]}", TOKEN, JOIN, identity.public.fingerprint
             )
@@ -68,7 +70,7 @@ class LocalHub:
                 yield self
             finally:
                 self.hold.set()
-                server.should_exit = True
+                server.should_exit = server.force_exit = True
                 await serving
 
     def announce(self, address: HubAddress) -> None:
