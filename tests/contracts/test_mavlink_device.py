@@ -7,7 +7,8 @@ from contextlib import asynccontextmanager
 
 from qaios.contracts import Clock, Device, Site
 from qaios.core.values import Task
-from qaios.drivers.mavlink import DRIVER, Endpoint, MavlinkConfig
+from qaios.drivers.mavlink import DRIVER
+from qaios.drivers.mavlink_plans import Endpoint, MavlinkConfig
 from qaios.drivers.mavlink_record import STARTED, Record, Records
 from qaios.testing.clock import FakeClock
 from qaios.testing.device_kit import DeviceKit

@@ -29,7 +29,8 @@ from qaios.core.values import (
     Unit,
     Unknown,
 )
-from qaios.drivers.mavlink import DRIVER, Drone, Endpoint, MavlinkConfig
+from qaios.drivers.mavlink import DRIVER, Drone
+from qaios.drivers.mavlink_plans import Endpoint, MavlinkConfig
 from qaios.drivers.mavlink_record import plan_id
 from qaios.testing.clock import FakeClock
 from qaios.testing.memory import FakeAttempt, MemoryArtifacts
@@ -177,7 +178,7 @@ async def test_a_fence_that_is_refused_keeps_the_motors_off(tmp_path: Path) -> N
 # -- silence, people, stopping ------------------------------------------------------------------------------------
 
 
-async def test_a_vehicle_that_dies_in_flight_is_lost_with_what_it_flew_and_when_it_was_last_heard(
+async def test_a_vehicle_that_dies_in_flight_is_lost_and_says_when_it_was_last_heard(
     tmp_path: Path,
 ) -> None:
     async with field(tmp_path) as ground:
@@ -430,7 +431,7 @@ async def test_wrong_arguments_are_refused_on_the_ground(
     tmp_path: Path, action: str, arguments: dict[str, Any], said: str
 ) -> None:
     async with field(tmp_path) as ground:
-        with pytest.raises(Refused, match=".") as refused:
+        with pytest.raises(Refused) as refused:
             await ground.do(action, **arguments)
         assert said in str(refused.value)
         assert not ground.peer.autopilot.armed
