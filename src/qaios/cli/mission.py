@@ -146,7 +146,10 @@ def run(
 @click.option("-q", "--quiet", is_flag=True, help="Do not tell what happens meanwhile.")
 @output_option
 def watch(mission: str, timeout: str | None, quiet: bool, form: str) -> None:
-    """Follow a mission until it ends, then print its report. ^C detaches."""
+    """Follow a mission until it ends, then print its report.
+
+    ^C detaches: the mission goes on.
+    """
     from qaios.cli.nodes import ask
 
     timeout_s = _seconds(timeout)
@@ -171,7 +174,10 @@ def ls(form: str) -> None:
 @click.argument("mission")
 @output_option
 def get(mission: str, form: str) -> None:
-    """Print a mission's report. MISSION is an id, or a name (the newest of that name)."""
+    """Print a mission's report.
+
+    MISSION is an id, or a name (the newest of that name).
+    """
     from qaios.cli.nodes import ask
 
     report = ask(lambda node: node.report(mission))
