@@ -8,7 +8,7 @@ CALL = ActionSpec(
     name="compute.call",
     summary="Call a Python function",
     batched=True,
-    parameters={"call": "module:function", "args": "list of arguments", "kwargs": "named arguments"},
+    parameters={"call": "module:function", "args": "list of arguments", "kwargs": "named arguments", "path": "folders"},
     required=("call",),
 )
 SAMPLE = ActionSpec(
