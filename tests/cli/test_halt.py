@@ -23,7 +23,7 @@ from qaios.client.run_files import (
     write_node_file,
     write_private,
 )
-from qaios.core.values import DatagramHalt, SignalHalt
+from qaios.core.values import DatagramHalt, HaltRecipe, SignalHalt
 from qaios.engines.halting import HaltTable
 from tests.cli.stage import node_in, qai
 
@@ -48,7 +48,7 @@ def vehicle() -> Any:
 
 def test_the_table_the_system_writes_is_the_table_it_reads(home: Path) -> None:
     (home / "run").mkdir()
-    recipes = [DatagramHalt("127.0.0.1", 14550, b"\xfd\x00"), SignalHalt(42, 15, 7.5)]
+    recipes: list[HaltRecipe] = [DatagramHalt("127.0.0.1", 14550, b"\xfd\x00"), SignalHalt(42, 15, 7.5)]
     HaltTable(home, lambda: {"drone-1": recipes}).write()
     assert read_halt_file(home) == [
         {
