@@ -38,9 +38,12 @@ class SurveyRepair:
         left = [swath for swath in lost.arguments["swaths"] if str(swath["id"]) not in flown]
         if not left:
             return ()
-        names = [
-            berth.spec.name for berth in fleet if berth.spec.name != lost.device and berth.spec.action("drone.survey")
+        others = [
+            berth
+            for berth in fleet
+            if berth.spec.name != lost.device and not berth.hopeless and berth.spec.action(lost.action)
         ]
+        names = [berth.spec.name for berth in others if not berth.unusable] or [berth.spec.name for berth in others]
         if not names:
             raise Refused(f"{len(left)} swaths of {lost.name} are unflown and no other vehicle is open")
         return await asyncio.to_thread(replan, lost, left, names)
