@@ -435,7 +435,7 @@ class Kernel:
                 text = f"{candidate.device}, busy with {self.machine.name(other)}"
                 self._waited[task][f"{text} (priority {int(self.machine.priority[other])})"] = None
         for refusal in decision.refusals:
-            if self.fleet[refusal.device].opening is not None:
+            if self.fleet[refusal.device].opening is not None and refusal.reason.startswith("is "):
                 self._waited[task][f"{refusal.device}, which was opening"] = None
             elif refusal.reason.startswith("is "):
                 self._waited[task][f"{refusal.device}, which {refusal.reason}"] = None

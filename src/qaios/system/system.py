@@ -304,7 +304,10 @@ class System:
                 raise Conflict(f"the key {key} was used for another mission, {known}", hint="take a new key")
             return known
         specs = self._specs(document)
-        await self.surroundings.need({spec.action for spec in specs} | {spec.fallback for spec in specs})
+        actions = {spec.action for spec in specs}
+        await self.surroundings.need(actions | {spec.fallback for spec in specs})
+        # Opened now and all at once, so that no task has to wait for its device later.
+        self.kernel.fleet.open_soon(self.kernel.fleet.wanted(actions))
         return await self.kernel.submit(
             NewMission(
                 name=document.mission,
