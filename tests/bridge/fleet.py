@@ -16,8 +16,8 @@ SAMPLE = ActionSpec(
     summary="Run a circuit",
     effect=Effect.EFFECTFUL,
     quantum=True,
-    parameters={"program": "OpenQASM text", "shots": "how many"},
-    required=("program",),
+    parameters={"circuit": "OpenQASM text", "shots": "how many"},
+    required=("circuit",),
 )
 OPTIMIZE = ActionSpec(
     name="quantum.optimize", summary="Solve a QUBO", quantum=True, parameters={"problem": "QUBO"}, required=("problem",)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from qaios.client.local import catalogue, profile_for
+from qaios.client.local import catalogue, fleet_for
 from qaios.core.errors import MissionInvalid
 from qaios.schema.mission import MissionDocument
 from tests.cli.stage import qai
@@ -55,10 +55,10 @@ def test_a_mission_gets_the_profile_it_asks_for_or_fits(home: Path, monkeypatch:
 
     for module in ("qaios.system.boot", "qaios.system.config"):
         monkeypatch.setattr(f"{module}.PROFILES", {"local": (), "sim": ("compute",)})
-    assert profile_for(document("compute.call")) == "sim"
-    assert profile_for(document("compute.call", "local")) == "local"
-    assert profile_for(document("compute.call"), profile="local") == "local"
-    assert profile_for(document("coffee.brew")) == "local"
+    assert fleet_for(document("compute.call"))[0] == "sim"
+    assert fleet_for(document("compute.call", "local"))[0] == "local"
+    assert fleet_for(document("compute.call"), profile="local")[0] == "local"
+    assert fleet_for(document("coffee.brew"))[0] == "local"
 
 
 def test_the_command_line_boots_runs_reports_and_leaves_nothing_running(home: Path) -> None:

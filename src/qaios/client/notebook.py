@@ -249,7 +249,7 @@ class Mission:
         home: Path | None,
         profile: str | None,
     ) -> Results:
-        from qaios.client.local import boot, profile_for
+        from qaios.client.local import boot, fleet_for
         from qaios.client.run_files import home_folder, read_node_file
 
         if read_node_file(home if home is not None else home_folder()) is not None:
@@ -257,7 +257,7 @@ class Mission:
 
             async with Client.connect(home) as client:
                 return await self._fly(client, document, seed, on_event)
-        chosen = profile_for(document, home=home, profile=profile)
+        chosen, _ = fleet_for(document, home=home, profile=profile)
         world_seed = seed if seed is not None else document.seed
         async with boot(home=home, profile=chosen, seed=world_seed) as system:
             return await self._fly(system, document, seed, on_event)
