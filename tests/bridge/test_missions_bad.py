@@ -84,43 +84,13 @@ def test_aliases_cannot_nest_deeper_than_the_limit() -> None:
     plain(tree)
 
 
-FRAGMENTS = st.sampled_from(
-    [
-        "mission: m\n",
-        "tasks:\n",
-        "  t:\n",
-        "    do: drone.scan\n",
-        "    needs: [t",
-        "]\n",
-        "{",
-        "}",
-        "&a ",
-        "*a",
-        "<<: ",
-        "? ",
-        "!!int ",
-        "- ",
-        ": ",
-        "'",
-        '"',
-        ">\n\n%YAML 1.2\n",
-        "---\n",
-        "${t.x}",
-        "${",
-        "~",
-        "1e999",
-        "\t",
-        "#",
-        "\n",
-        "\\ud800",
-        "    with: {file: x}\n",
-        "deadline: 5\n",
-        "\ufeff",
-        "é",
-        "\u2028\n    mode: native\n",
-        "defaults: {retries: 1}\n",
-    ]
+PIECES = (
+    ("mission: m\n", "tasks:\n", "  t:\n", "    do: drone.scan\n", "    needs: [t", "    with: {file: x}\n"),
+    ("deadline: 5\n", "    mode: native\n", "defaults: {retries: 1}\n", "%YAML 1.2\n", "---\n", "${t.x}", "${"),
+    ("]", "{", "}", "&a ", "*a", "<<: ", "? ", "!!int ", "- ", ": ", "'", '"', ">\n", "~", "1e999", "\t", "#", "\n"),
+    ("\\ud800", "\ufeff", "é", "\u2028"),
 )
+FRAGMENTS = st.sampled_from([piece for line in PIECES for piece in line])
 
 
 @settings(max_examples=300, deadline=None)

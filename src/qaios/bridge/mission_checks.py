@@ -16,7 +16,7 @@ from qaios.bridge.marks import Faults, Listing, Marked, Scalar, Table, scalars
 from qaios.core.values import ActionSpec, DeviceSpec, Mode
 
 REFERENCE = re.compile(r"\$\{([^{}]*)\}")
-_PATH = re.compile(r"[^.\s*$]([^.*$]*[^.\s*$])?(\.(\*|[^.\s*$]([^.*$]*[^.\s*$])?))*")
+_PATH = re.compile(r"[A-Za-z0-9_\-]+(\.\*)?(\.[A-Za-z0-9_\-]+)*")  # what the kernel resolves
 _WAITING, _OPEN, _CLOSED = 0, 1, 2
 
 
@@ -164,7 +164,8 @@ def _references(scalar: Scalar, faults: Faults) -> Iterator[str]:
         if _PATH.fullmatch(reference):
             yield reference
         else:
-            faults.add(scalar, f"'${{{reference}}}' is not a reference", "write '${task}' or '${task.path}'")
+            advice = "write '${task}', '${task.path}' or '${task.*.path}' with letters, digits, '_' and '-'"
+            faults.add(scalar, f"'${{{reference}}}' is not a reference", advice)
 
 
 def _check_reference(

@@ -11,9 +11,11 @@ raise a `QaiError`: `NotFound` for a name that is not there, `Conflict` for a st
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
+from qaios.contracts import Engine
 from qaios.core.values import DeviceSpec
 from qaios.schema.mission import MissionDocument
 from qaios.schema.views import DeviceView, EventView, MissionReport, MissionView, NodeStatus, TaskView
@@ -73,3 +75,14 @@ class Node(Protocol):
 
     async def shutdown(self) -> None:
         """End the node in good order; returns when that has begun."""
+
+
+@dataclass(frozen=True, slots=True)
+class Door:
+    """What an entry point in the group `qaios.doors` names: an engine that shows a node to the outside.
+
+    The system makes and supervises it without importing it; `home` is `QAIOS_HOME`.
+    """
+
+    name: str
+    make: Callable[[Node, str], Engine]

@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from qaios.core.values import Decision, DeviceState, Rung, Shape
+from qaios.core.values import Decision, DeviceState, MissionState, Rung, Shape
 
 Ids = NDArray[np.int64]
 
@@ -153,11 +153,12 @@ class RepairRefused(Event, frozen=True, tag="repair-refused"):
 
 
 class TasksRerouted(Event, frozen=True, tag="tasks-rerouted"):
-    """No device of this fleet can do the action; the named fallback takes over, or the task fails."""
+    """No device of this fleet can do the action: the named fallback takes over, or a planner, or the task fails."""
 
     ids: Ids
     reason: str
     fallback: bool
+    repair: bool = False
 
 
 class CancelAsked(Event, frozen=True, tag="cancel-asked"):
@@ -178,6 +179,14 @@ class ChunkEmitted(Event, frozen=True, tag="chunk-emitted"):
 
 class DeadlineMissed(Event, frozen=True, tag="deadline-missed"):
     ids: Ids
+
+
+class MissionEnded(Event, frozen=True, tag="mission-ended"):
+    """No task of the mission can go on. Follows from the tasks; written down for whoever watches."""
+
+    mission: str
+    state: MissionState
+    reason: str = ""
 
 
 class DeviceChanged(Event, frozen=True, tag="device-changed"):
@@ -217,6 +226,7 @@ AnyEvent = (
     | TasksCancelled
     | ChunkEmitted
     | DeadlineMissed
+    | MissionEnded
     | DeviceChanged
     | EngineCrashed
     | Halted

@@ -20,7 +20,7 @@ tasks have (a reason, an excluded device, edges added at run time) lives in dict
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from qaios.core import events as ev
 from qaios.core.errors import IllegalEvent, NotFound
-from qaios.core.values import Decision, MissionState, Result, Rung, Shape, TaskState
+from qaios.core.values import Decision, DeviceState, MissionState, Result, Rung, Shape, TaskState
 
 Ids = NDArray[np.int64]
 _NONE = np.zeros(0, np.int64)
@@ -64,11 +64,12 @@ class MissionRecord:
     counts: NDArray[np.int64]  # tasks per TaskState
     names: dict[str, int] = field(default_factory=dict)  # task name -> id
     ended_s: float | None = None
+    told: bool = False  # its end is in the journal
 
     @property
     def state(self) -> MissionState:
-        live = int(self.counts[: TaskState.UNKNOWN].sum())
-        if live:
+        # A waiting task can go on only while something it needs can: an unknown effect holds all that waits for it.
+        if self.counts[TaskState.READY : TaskState.UNKNOWN].any():
             return MissionState.RUNNING
         if self.counts[TaskState.UNKNOWN]:
             return MissionState.STUCK
@@ -143,6 +144,7 @@ class Machine:
         self.fell_back: dict[int, str] = {}  # task -> the action it was asked for first
         self.chunks: dict[int, list[bytes]] = {}
         self.late: set[int] = set()
+        self.halted: set[str] = set()  # devices that stay stopped, over restarts too, until they are released
         self.history: dict[int, list[str]] = {}  # what went wrong on the way, in words
 
     state: NDArray[np.uint8]
@@ -180,6 +182,10 @@ class Machine:
     def _on_submitted(self, event: ev.MissionSubmitted) -> Effects:
         if event.mission in self.mission_ids:
             raise IllegalEvent(f"mission {event.mission} was submitted before")
+        if event.key and event.key in self.keys:
+            raise IllegalEvent(f"key {event.key} was used before, by mission {self.keys[event.key]}")
+        if not len(event.tasks.shape):
+            raise IllegalEvent(f"mission {event.mission} has no tasks")
         names = _checked_names(event.tasks, len(event.shapes), ())
         order = len(self.missions)
         record = MissionRecord(
@@ -201,7 +207,8 @@ class Machine:
         record = self.missions[self.mission[parent]]
         names = _checked_names(event.tasks, len(event.shapes), record.names)
         dependents = self.dependents(parent)
-        if np.any(self.state[dependents] != TaskState.WAITING) and len(dependents):
+        dependents = dependents[~np.isin(self.state[dependents], (TaskState.FAILED, TaskState.CANCELLED))]
+        if np.any(self.state[dependents] != TaskState.WAITING):
             raise IllegalEvent(f"task {parent} cannot add tasks: who needs it has already begun")
         new = self._append(record, names, event.tasks, event.shapes)
         self.children.setdefault(parent, []).extend(int(child) for child in new)
@@ -218,6 +225,12 @@ class Machine:
 
     def _on_placed(self, event: ev.TasksPlaced) -> Effects:
         self._expect(event.ids, TaskState.READY)
+        count = len(event.ids)
+        for column, table, word in ((event.device, event.devices, "device"), (event.decision, event.decisions, "decision")):
+            if len(column) != count or (count and int(column.max()) >= len(table)):
+                raise IllegalEvent(f"{count} tasks are placed with a {word} column that does not fit its table")
+        if len(event.effectful) != count:
+            raise IllegalEvent(f"{count} tasks are placed with {len(event.effectful)} effects")
         first = len(self.decisions)
         self.decisions.extend(event.decisions)
         known = np.array([self._device(name) for name in event.devices], np.int16)
@@ -234,9 +247,7 @@ class Machine:
         self._expect(event.ids, TaskState.RUNNING, TaskState.CANCELLING)
         if len(event.results) != len(event.ids):
             raise IllegalEvent(f"{len(event.ids)} tasks finished with {len(event.results)} results")
-        self.block[event.ids] = len(self.results)
-        self.item[event.ids] = np.arange(len(event.ids), dtype=np.int32)
-        self.results.append(event.results)
+        self._keep_results(event.ids, event.results)
         return self._end(event.ids, TaskState.DONE, event.at_s)
 
     def _on_failed(self, event: ev.AttemptsFailed) -> Effects:
@@ -244,6 +255,8 @@ class Machine:
         cancelling = event.ids[self.state[event.ids] == TaskState.CANCELLING]
         if len(cancelling) and event.rung is not Rung.FAIL:
             raise IllegalEvent("a task that is being cancelled is not tried again")
+        if event.rung is Rung.FALLBACK:
+            self._expect_fallback(event.ids)
         for task in (int(one) for one in event.ids):
             self.reasons[task] = event.reason
             self.history.setdefault(task, []).append(f"{event.device}: {event.reason} → {event.rung}")
@@ -281,10 +294,8 @@ class Machine:
         self._reopen(event.ids)
         if not event.happened:
             return self._release(event.ids, event.at_s)
-        self.block[event.ids] = len(self.results)
-        self.item[event.ids] = np.arange(len(event.ids), dtype=np.int32)
         said = msgspec.msgpack.encode(Result(value=None, provenance={"resolved_by": event.by}))
-        self.results.append(ev.Blobs.of([said] * len(event.ids)))
+        self._keep_results(event.ids, ev.Blobs.of([said] * len(event.ids)))
         return self._end(event.ids, TaskState.DONE, event.at_s)
 
     def _on_repair_refused(self, event: ev.RepairRefused) -> Effects:
@@ -295,23 +306,33 @@ class Machine:
 
     def _on_rerouted(self, event: ev.TasksRerouted) -> Effects:
         self._expect(event.ids, TaskState.READY)
-        for task in (int(one) for one in event.ids):
+        rung = Rung.FALLBACK if event.fallback else Rung.REPAIR if event.repair else Rung.FAIL
+        if rung is Rung.FALLBACK:
+            self._expect_fallback(event.ids)
+        for task in event.ids.tolist():
             self.reasons[task] = event.reason
-            self.history.setdefault(task, []).append(f"{event.reason} → {'fallback' if event.fallback else 'fail'}")
-            if event.fallback:
+            self.history.setdefault(task, []).append(f"{event.reason} → {rung}")
+            if rung is Rung.FALLBACK:
                 self._take_fallback(task)
-        if event.fallback:
+        if rung is Rung.FALLBACK:
             return Effects(ready=event.ids)
+        if rung is Rung.REPAIR:
+            self._move(event.ids, TaskState.REPAIRING)
+            return Effects(repair=event.ids)
         return self._end(event.ids, TaskState.FAILED, event.at_s)
 
     def _on_cancel_asked(self, event: ev.CancelAsked) -> Effects:
+        self._expect(event.ids, *TaskState)
         live = event.ids[self.state[event.ids] < TaskState.DONE]
         state = self.state[live]
         running = live[state == TaskState.RUNNING]
         self._move(running, TaskState.CANCELLING)
         idle = live[(state != TaskState.RUNNING) & (state != TaskState.CANCELLING)]
-        for task in (int(one) for one in live):
-            self.reasons[task] = f"cancelled by {event.by}"
+        unknown = set(live[state == TaskState.UNKNOWN].tolist())
+        for task in live.tolist():
+            doubt = f"; its outcome is unknown: {self.reasons[task]}" if task in unknown else ""
+            self.reasons[task] = f"cancelled by {event.by}{doubt}"
+        self._reopen(live)
         return _joined(Effects(stop=running), self._end(idle, TaskState.CANCELLED, event.at_s))
 
     def _on_cancelled(self, event: ev.TasksCancelled) -> Effects:
@@ -324,8 +345,27 @@ class Machine:
         self.chunks.setdefault(event.id, []).append(event.chunk)
         return Effects()
 
+    def _on_device(self, event: ev.DeviceChanged) -> Effects:
+        if event.state is DeviceState.HALTED:
+            self.halted.add(event.device)
+        else:
+            self.halted.discard(event.device)
+        return Effects()
+
+    def _on_halted(self, event: ev.Halted) -> Effects:
+        self.halted.update(event.devices)
+        return Effects()
+
     def _on_late(self, event: ev.DeadlineMissed) -> Effects:
+        self._expect(event.ids, *TaskState)
         self.late.update(int(task) for task in event.ids)
+        return Effects()
+
+    def _on_mission_ended(self, event: ev.MissionEnded) -> Effects:
+        record = self.mission_ids.get(event.mission)
+        if record is None or record.ended_s is None:
+            raise IllegalEvent(f"mission {event.mission} has not ended")
+        record.told = True
         return Effects()
 
     _rules: ClassVar[Mapping[type[ev.Event], Callable[..., Effects]]] = {
@@ -344,6 +384,9 @@ class Machine:
         ev.TasksCancelled: _on_cancelled,
         ev.ChunkEmitted: _on_chunk,
         ev.DeadlineMissed: _on_late,
+        ev.DeviceChanged: _on_device,
+        ev.Halted: _on_halted,
+        ev.MissionEnded: _on_mission_ended,
     }
 
     # ── questions ────────────────────────────────────────────────────────────
@@ -411,6 +454,20 @@ class Machine:
             wanted = " or ".join(state.name for state in states)
             raise IllegalEvent(f"task {task} ({self.name(task)}) is {TaskState(self.state[task]).name}, not {wanted}")
 
+    def _expect_fallback(self, ids: Ids) -> None:
+        without = next((task for task in ids.tolist() if task not in self.fallback), None)
+        if without is not None:
+            raise IllegalEvent(f"task {without} ({self.name(without)}) names no fallback, or has taken it")
+
+    def _keep_results(self, ids: Ids, results: ev.Blobs) -> None:
+        self.block[ids] = len(self.results)
+        self.item[ids] = np.arange(len(ids), dtype=np.int32)
+        self.results.append(results)
+        if self.reasons:
+            # What went wrong on the way stays in `history`; a reason is why a task is not done.
+            for task in ids.tolist():
+                self.reasons.pop(task, None)
+
     def _append(
         self, record: MissionRecord, names: Sequence[str], columns: ev.TaskColumns, shapes: Sequence[Shape]
     ) -> Ids:
@@ -433,8 +490,7 @@ class Machine:
         record.names.update(zip(names, range(first, self.count), strict=True))
         self.fallback.update({first + row: action for row, action in columns.fallback.items()})
         self.pinned.update({first + row: device for row, device in columns.device.items()})
-        if record.ended_s is not None:
-            record.ended_s = None
+        record.ended_s, record.told = None, False
         return new
 
     def _grow(self, needed: int) -> None:
@@ -473,11 +529,13 @@ class Machine:
         """Change state and keep the counts of every mission right."""
         if not len(ids):
             return
-        missions, old = self.mission[ids], self.state[ids]
-        for mission in np.unique(missions):
+        missions, row = np.unique(self.mission[ids], return_inverse=True)
+        states = len(TaskState)
+        left = np.bincount(row * states + self.state[ids], minlength=len(missions) * states).reshape(-1, states)
+        for mission, leaving in zip(missions.tolist(), left, strict=True):
             counts = self.missions[mission].counts
-            counts -= np.bincount(old[missions == mission], minlength=len(counts))
-            counts[state] += int((missions == mission).sum())
+            counts -= leaving
+            counts[state] += leaving.sum()
         self.state[ids] = state
 
     def _release(self, ids: Ids, at_s: float) -> Effects:
@@ -487,7 +545,7 @@ class Machine:
 
     def _reopen(self, ids: Ids) -> None:
         for mission in np.unique(self.mission[ids]):
-            self.missions[mission].ended_s = None
+            self.missions[mission].ended_s, self.missions[mission].told = None, False
 
     def _end(self, ids: Ids, state: TaskState, at_s: float) -> Effects:
         """These tasks are over; whoever needed them becomes ready, or ends with them."""
@@ -495,8 +553,7 @@ class Machine:
             return Effects()
         self._move(ids, state)
         self.ended_s[ids] = at_s
-        after = self._after(ids)
-        effects = self._satisfy(after, at_s) if state.satisfies else self._strand(ids, after, state, at_s)
+        effects = self._satisfy(self._after(ids), at_s) if state.satisfies else self._strand(ids, state, at_s)
         ended = np.concatenate([ids, effects.ended])
         return Effects(ready=effects.ready, ended=ended, missions=self._missions_ended(ended, at_s))
 
@@ -508,19 +565,20 @@ class Machine:
         free = candidates[(self.waits[candidates] == 0) & (self.state[candidates] == TaskState.WAITING)]
         return self._release(free, at_s)
 
-    def _strand(self, ids: Ids, after: Ids, state: TaskState, at_s: float) -> Effects:
+    def _strand(self, ids: Ids, state: TaskState, at_s: float) -> Effects:
         """Nothing that needs a failed or cancelled task can go on."""
         all_ended = [_NONE]
-        cause = f"needs {self.name(int(ids[0]))}, which {'failed' if state is TaskState.FAILED else 'was cancelled'}"
-        while len(after):
-            stranded = np.unique(after)
-            stranded = stranded[self.state[stranded] < TaskState.DONE]
-            for task in (int(one) for one in stranded):
-                self.reasons.setdefault(task, cause)
+        word = "failed" if state is TaskState.FAILED else "was cancelled"
+        while len(ids):
+            causes, after = self._edges(ids)
+            open_ = self.state[after] < TaskState.DONE
+            stranded, first = np.unique(after[open_], return_index=True)
+            for task, cause in zip(stranded.tolist(), causes[open_][first].tolist(), strict=True):
+                self.reasons[task] = f"needs {self.name(cause)}, which {word}"
             self._move(stranded, state)
             self.ended_s[stranded] = at_s
             all_ended.append(stranded)
-            after = self._after(stranded)
+            ids = stranded
         return Effects(ended=np.concatenate(all_ended))
 
     def _missions_ended(self, ids: Ids, at_s: float) -> tuple[str, ...]:
@@ -548,24 +606,29 @@ class Machine:
 
     def _after(self, ids: Ids) -> Ids:
         """Everyone who directly needs one of these, once per edge."""
-        found = (
-            [np.array(self.more_after[int(t)], np.int64) for t in ids if int(t) in self.more_after]
-            if self.more_after
-            else []
-        )
+        return self._edges(ids)[1]
+
+    def _edges(self, ids: Ids) -> tuple[Ids, Ids]:
+        """The edges that leave these: who is needed, and who needs it."""
+        needed, needing = [_NONE], [_NONE]
         for segment in self._segments_of(ids):
-            rows = ids[(ids >= segment.first) & (ids < segment.last)] - segment.first
-            starts, ends = segment.after_start[rows], segment.after_start[rows + 1]
-            found.append(segment.after[_spans(starts, ends)].astype(np.int64))
-        return np.concatenate(found) if found else _NONE
+            own = ids[(ids >= segment.first) & (ids < segment.last)]
+            starts, ends = segment.after_start[own - segment.first], segment.after_start[own - segment.first + 1]
+            needed.append(np.repeat(own, ends - starts))
+            needing.append(segment.after[_spans(starts, ends)].astype(np.int64))
+        for task in ids.tolist() if self.more_after else ():
+            if more := self.more_after.get(task):
+                needed.append(np.full(len(more), task, np.int64))
+                needing.append(np.array(more, np.int64))
+        return np.concatenate(needed), np.concatenate(needing)
 
     def _segments_of(self, ids: Ids) -> Iterator[_Segment]:
-        if not len(ids):
-            return
-        low, high = int(ids.min()), int(ids.max())
-        for segment in self.segments:
-            if segment.last > low and segment.first <= high and segment.after.size:
-                yield segment
+        """Those that hold one of these and have edges; few ids are looked up, many are met by walking all."""
+        if len(ids) < len(self.segments):
+            found: Iterable[_Segment] = {id(one): one for one in map(self._segment, ids.tolist())}.values()
+        else:
+            found = self.segments
+        return (segment for segment in found if segment.after.size)
 
 
 def _rows(rows: NDArray[np.int32], values: NDArray[np.int32], count: int, first: int) -> tuple[Any, Any]:
@@ -602,12 +665,19 @@ def _checked_names(columns: ev.TaskColumns, shapes: int, taken: Sequence[str] | 
     sizes = {len(columns.names), len(columns.priority), len(columns.deadline_s), len(columns.retries), count}
     if len(sizes) != 1:
         raise IllegalEvent(f"task columns differ in length: {sorted(sizes)}")
+    if columns.arguments is not None and len(columns.arguments) != count:
+        raise IllegalEvent(f"{count} tasks come with {len(columns.arguments)} arguments")
+    if any(not 0 <= row < count for row in (*columns.fallback, *columns.device)):
+        raise IllegalEvent("a fallback or a device is given for a task that the event does not hold")
     if count and (int(columns.shape.min()) < 0 or int(columns.shape.max()) >= shapes):
         raise IllegalEvent("a task has a shape that the event does not hold")
     edges = np.concatenate([columns.heads, columns.tails])
     if len(columns.heads) != len(columns.tails) or (len(edges) and (int(edges.min()) < 0 or int(edges.max()) >= count)):
         raise IllegalEvent("an edge leaves the tasks of its event")
-    names = [name.decode() for name in columns.names]
+    try:
+        names = [name.decode() for name in columns.names]
+    except UnicodeDecodeError as error:
+        raise IllegalEvent(f"a task's name is not UTF-8: {error.object!r}") from error
     if len(set(names)) != count:
         raise IllegalEvent("two tasks of a mission have the same name")
     clash = next((name for name in names if name in taken), None)

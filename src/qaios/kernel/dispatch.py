@@ -20,9 +20,11 @@ import msgspec
 import numpy as np
 
 from qaios.contracts import Artifacts, BatchDevice, Clock, Device
-from qaios.core.errors import DeviceFault, JournalBroken, QaiError, Refused
+from qaios.core.errors import DeviceFault, IllegalEvent, Invalid, JournalBroken, QaiError, Refused
 from qaios.core.events import Blobs, Ids, ids_of
 from qaios.core.values import Batch, Result, Task
+
+_SPAWN = msgspec.msgpack.encode("spawn")  # how the word looks inside a packed result
 
 
 class Outcomes(Protocol):
@@ -167,6 +169,16 @@ class Dispatch:
             await self._outcomes.failed(name, batch.ids, _fault(error))
             return
         good = ~outcome.failed
+        for row in (int(one) for one in np.flatnonzero(good)):
+            if (
+                _SPAWN in outcome.blobs[row]
+                and (result := msgspec.msgpack.decode(outcome.blobs[row], type=Result)).spawn
+            ):
+                try:
+                    await self._outcomes.spawned(name, int(batch.ids[row]), result)
+                except (IllegalEvent, Invalid) as error:
+                    good[row] = False
+                    await self._outcomes.failed(name, batch.ids[row : row + 1], _fault(error))
         if good.any():
             blobs = outcome.blobs if good.all() else tuple(b for b, ok in zip(outcome.blobs, good, strict=True) if ok)
             await self._outcomes.finished(name, batch.ids[good], Blobs.of(blobs))

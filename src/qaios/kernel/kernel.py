@@ -16,7 +16,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 import numpy as np
@@ -68,7 +68,7 @@ class NewMission:
 class Kernel:
     """One per node. All methods are called from one event loop."""
 
-    name = "mission"  # as an engine
+    name: ClassVar[str] = "mission"  # as an engine
 
     def __init__(
         self,
@@ -150,7 +150,7 @@ class Kernel:
         for task in (int(one) for one in effects.repair):
             self._aside(self._repair(task))
         for mission in effects.missions:
-            self._ended[mission].set()
+            self._aside(self._tell_ended(mission))
         if len(effects.ready):
             self._wake.set()
 
@@ -213,10 +213,20 @@ class Kernel:
         """A person or a planner says what became of an unknown effect."""
         await self.post(ev.UnknownResolved(at_s=self._clock.now_s(), ids=ev.ids_of(task), happened=happened, by=by))
 
+    async def _tell_ended(self, mission: str) -> None:
+        record = self.machine.record(mission)
+        if record.ended_s is None or record.told:
+            return
+        failed = [task for task in self.machine.in_state(TaskState.FAILED).tolist() if task in self.machine.reasons]
+        own = [task for task in failed if self.machine.mission[task] == record.index]
+        reason = f"{self.machine.name(own[0])}: {self.machine.reasons[own[0]]}" if own else ""
+        await self.post(ev.MissionEnded(at_s=record.ended_s, mission=mission, state=record.state, reason=reason))
+        self._ended[mission].set()
+
     async def ended(self, mission: str) -> None:
         """Return when no task of the mission can go on."""
         record = self.machine.record(mission)
-        while record.ended_s is None:
+        while not record.told:
             self._ended[mission].clear()
             await self._ended[mission].wait()
 
@@ -262,6 +272,9 @@ class Kernel:
             self._ready[task] = now_s
         for task in (int(one) for one in self.machine.in_state(TaskState.REPAIRING)):
             self._aside(self._repair(task))
+        for record in self.machine.missions:
+            if record.ended_s is not None and not record.told:
+                self._aside(self._tell_ended(record.id))
         replayable = before[~self.machine.effectful[before]]
         if len(replayable):
             await self.post(ev.AttemptsLost(at_s=now_s, ids=replayable, reason="the kernel died; safe to run again"))
@@ -364,8 +377,10 @@ class Kernel:
             self._ready.pop(placement.task)
             self.waiting.pop(placement.task, None)
         groups = self._groups(placements)
-        for device in groups:
-            self.fleet.hold(device[0])
+        for (device_name, _), ids in groups.items():
+            shape = int(self.machine.shape[ids[0]])
+            estimate = self.fleet.estimate(device_name, shape, self.machine.shapes[shape])
+            self.fleet.hold(device_name, estimate.duration_s * len(ids))
         await self.post(*events)
         for (device_name, _), ids in groups.items():
             self._start(device_name, np.array(ids, np.int64))
@@ -420,7 +435,9 @@ class Kernel:
                 text = f"{candidate.device}, busy with {self.machine.name(other)}"
                 self._waited[task][f"{text} (priority {int(self.machine.priority[other])})"] = None
         for refusal in decision.refusals:
-            if refusal.reason.startswith("is "):
+            if self.fleet[refusal.device].opening is not None:
+                self._waited[task][f"{refusal.device}, which was opening"] = None
+            elif refusal.reason.startswith("is "):
                 self._waited[task][f"{refusal.device}, which {refusal.reason}"] = None
 
     async def _note_deadlines(self) -> None:

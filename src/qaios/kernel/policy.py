@@ -6,7 +6,7 @@ one step per `aging_s`, so nothing starves. Among devices that can take a task n
 
     score = fidelity − slowness · duration_s − hunger · energy_j − cost
 
-Batched actions fill a device in slices of about `slice_s` of its estimated work, so that a thousand short calls
+A better device that is busy is waited for when its score is higher even after the wait. Batched actions fill a device in slices of about `slice_s` of its estimated work, so that a thousand short calls
 travel together and two long ones do not queue behind each other.
 """
 
@@ -93,11 +93,23 @@ class _Desk:
         if not possible:
             self.impossible[task] = decision
             return
-        for candidate in self.decisions[decision].candidates:
+        device = self._choose(self.decisions[decision].candidates, shape)
+        if device:
+            self.placed.append(Placement(task, device, decision))
+        else:
+            self.waiting[task] = decision
+
+    def _choose(self, candidates: Sequence[Candidate], shape: int) -> str:
+        """The best device that is free, unless a better one is worth the wait; "" to wait."""
+        worth_waiting = -np.inf
+        for candidate in candidates:
+            if worth_waiting >= candidate.score:
+                return ""
             if self._take(candidate.device, shape):
-                self.placed.append(Placement(task, candidate.device, decision))
-                return
-        self.waiting[task] = decision
+                return candidate.device
+            wait_s = self.slots[candidate.device].berth.wait_s
+            worth_waiting = max(worth_waiting, candidate.score - self.policy.slowness_per_s * wait_s)
+        return ""
 
     def _decide(self, shape: int, excluded: frozenset[str], pinned: str) -> tuple[int, bool]:
         """The scored candidates, best first, for any task of this shape and these restrictions."""

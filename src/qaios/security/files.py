@@ -8,9 +8,13 @@ sees half of it, and whoever was told "stored" is not made a liar by a crash a m
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
+
+from qaios.core.errors import Conflict
 
 PRIVATE_FILE = 0o600
 PRIVATE_FOLDER = 0o700
@@ -55,9 +59,30 @@ def sync_folder(path: Path) -> None:
         os.close(descriptor)
 
 
+@contextlib.contextmanager
+def held_alone(path: Path, *, what: str) -> Iterator[None]:
+    """Hold the lock file `path` for as long as the block runs; it tells others the pid of its holder.
+
+    The operating system lets go of it however this process ends. Raises `Conflict` when another has it.
+    """
+    make_folder(path.parent)
+    with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE_FILE), "r+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Conflict(
+                f"{what} is in use by process {file.read().strip() or 'unknown'}",
+                hint="One at a time: stop that process, or choose another QAIOS_HOME.",
+            ) from None
+        file.truncate()
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        yield
+
+
 def _write_synced(path: Path, content: bytes) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE_FILE)
-    with open(descriptor, "wb") as file:
+    with os.fdopen(descriptor, "wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())

@@ -11,11 +11,12 @@ another. Identities of others are pinned on first use (`pin`): a changed one is 
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import hashlib
 from functools import cached_property
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
 import msgspec
 from cryptography.exceptions import InvalidSignature
@@ -28,6 +29,11 @@ from qaios.core.errors import Denied, Invalid
 from qaios.security.files import PRIVATE_FOLDER, make_folder, write_durably
 
 VERSION = 1
+
+T = TypeVar("T")
+
+# What msgspec raises on bytes from outside: bad text is a UnicodeDecodeError, endless nesting a RecursionError.
+MALFORMED = (msgspec.MsgspecError, ValueError, RecursionError)
 
 
 class Role(enum.StrEnum):
@@ -77,7 +83,7 @@ class PublicIdentity(msgspec.Struct, frozen=True, tag="identity", forbid_unknown
             ) from None
 
     def check(self) -> Self:
-        """Raise `Invalid` unless version and keys are such as this program can use. Call it on what came from outside."""
+        """Raise `Invalid` unless this program can use version and keys; call it on what came from outside."""
         if self.version != VERSION:
             raise Invalid(
                 f"identity of version {self.version}; this program knows version {VERSION}",
@@ -143,10 +149,8 @@ class Identity:
         folder.chmod(PRIVATE_FOLDER)
         path = folder / f"{role}.json"
         if not path.exists():
-            try:
+            with contextlib.suppress(FileExistsError):  # Another process may be faster; its identity is ours then.
                 write_durably(path, msgspec.json.encode(cls.generate(role)._secrets), replace=False)
-            except FileExistsError:
-                pass  # Another process was faster; its identity is ours.
         return cls(_load_secrets(path, role))
 
     def sign(self, purpose: Purpose, text: bytes) -> bytes:
@@ -169,7 +173,7 @@ def pin(folder: Path, name: str, presented: PublicIdentity) -> None:
         known = _decode(path, PublicIdentity)
         if known.fingerprint != presented.fingerprint:
             raise Denied(
-                f"{name} shows the identity {presented.fingerprint[:16]}, and was {known.fingerprint[:16]} when first met",
+                f"{name} shows the identity {presented.fingerprint[:16]}, and {known.fingerprint[:16]} when first met",
                 hint=f"If it was set up anew on purpose, remove {path} and try again; if not, somebody is in between.",
             ) from None
 
@@ -188,8 +192,8 @@ def _load_secrets(path: Path, role: Role) -> _Secrets:
     return secrets
 
 
-def _decode[T](path: Path, kind: type[T]) -> T:
+def _decode(path: Path, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(path.read_bytes(), type=kind)
-    except msgspec.MsgspecError as error:
+    except MALFORMED as error:
         raise Invalid(f"{path} is damaged: {error}", hint="Restore it from a backup.") from error

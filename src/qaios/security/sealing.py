@@ -14,13 +14,14 @@ the same way, so an envelope says for what it was made. See docs/decisions/0002.
 from __future__ import annotations
 
 import hashlib
+from typing import Self
 
 import msgspec
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
 
 from qaios.core.errors import Denied, Invalid
-from qaios.security.keys import Identity, PublicIdentity, Purpose, framed
+from qaios.security.keys import MALFORMED, Identity, PublicIdentity, Purpose, framed
 
 VERSION = 1
 SUITE = "HPKE-XWing-HKDF-SHA256-AES256GCM+ML-DSA-65"
@@ -42,6 +43,17 @@ class Envelope(msgspec.Struct, frozen=True, tag="envelope", forbid_unknown_field
     signature: bytes  # ML-DSA-65 over all of the above
     version: int = VERSION
     suite: str = SUITE
+
+    def encode(self) -> bytes:
+        return msgspec.msgpack.encode(self)
+
+    @classmethod
+    def decode(cls, content: bytes) -> Self:
+        """Raise `Invalid` for bytes that are no envelope."""
+        try:
+            return msgspec.msgpack.decode(content, type=cls)
+        except MALFORMED as error:
+            raise Invalid(f"this is no envelope: {error}") from error
 
 
 def seal(content: bytes, *, key: str, epoch: int, sender: Identity, recipient: PublicIdentity) -> Envelope:

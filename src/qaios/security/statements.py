@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from pathlib import Path
 from typing import Any, Self
 
 import msgspec
 
 from qaios.core.errors import Denied, Invalid
-from qaios.security.keys import Identity, PublicIdentity, Purpose, framed
+from qaios.security.keys import MALFORMED, Identity, PublicIdentity, Purpose, framed
 
 REPORT_MEDIA_TYPE = "application/vnd.qaios.report+msgpack"
 ENVELOPE_MEDIA_TYPE = "application/vnd.qaios.envelope+msgpack"
@@ -32,6 +33,11 @@ class HubAddress(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     token: str  # who has it may talk to the hub
     join: str  # who has it may enrol a node
     fingerprint: str
+
+    @staticmethod
+    def path(home: Path) -> Path:
+        """Where the hub of this home says where it listens, while one runs."""
+        return home / "run" / "hub.json"
 
 
 class Attachment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -64,7 +70,7 @@ class Report(msgspec.Struct, frozen=True, tag="report", forbid_unknown_fields=Tr
         """Raise `Invalid` unless it is a report whose attachments are what they say."""
         try:
             report = msgspec.msgpack.decode(content, type=cls)
-        except msgspec.MsgspecError as error:
+        except MALFORMED as error:
             raise Invalid(f"the envelope holds no report: {error}") from error
         for attachment in report.attachments:
             if hashlib.sha256(attachment.content).hexdigest() != attachment.sha256:

@@ -11,7 +11,7 @@ from typing import Any
 
 from qaios.core import events as ev
 from qaios.core.machine import Machine
-from qaios.core.values import Rung
+from qaios.core.values import MissionState, Rung
 from qaios.schema.views import EventView
 
 _SHOWN = 4
@@ -28,7 +28,7 @@ def view(sequence: int, event: ev.Event, machine: Machine) -> EventView:
     """One row. `sequence` is the event's own number, from 1, the same after every recovery."""
     words, ids = _TELL[type(event)](event, machine)
     mission = ""
-    if isinstance(event, ev.MissionSubmitted):
+    if isinstance(event, (ev.MissionSubmitted, ev.MissionEnded)):
         mission = event.mission
     elif len(ids):
         mission = machine.missions[machine.mission[int(ids[0])]].id
@@ -60,6 +60,13 @@ def _data(event: ev.Event, ids: Sequence[int], machine: Machine) -> dict[str, An
         data["count"] = len(ids)
     return data
 
+
+_ENDS = {
+    MissionState.DONE: "is done",
+    MissionState.FAILED: "failed",
+    MissionState.CANCELLED: "was cancelled",
+    MissionState.STUCK: "waits for a person: the outcome of a task is unknown",
+}
 
 Told = tuple[str, Sequence[int]]
 
@@ -135,6 +142,10 @@ def _late(event: ev.DeadlineMissed, machine: Machine) -> Told:
     return f"{_names(event.ids.tolist(), machine)} missed the deadline", event.ids.tolist()
 
 
+def _mission_ended(event: ev.MissionEnded, _machine: Machine) -> Told:
+    return f"mission {event.mission} {_ENDS[event.state]}" + (f": {event.reason}" if event.reason else ""), ()
+
+
 def _device(event: ev.DeviceChanged, _machine: Machine) -> Told:
     return f"{event.device} is {event.state}" + (f": {event.reason}" if event.reason else ""), ()
 
@@ -163,6 +174,7 @@ _TELL: Mapping[type[ev.Event], Callable[..., Told]] = {
     ev.TasksCancelled: _cancelled,
     ev.ChunkEmitted: _chunk,
     ev.DeadlineMissed: _late,
+    ev.MissionEnded: _mission_ended,
     ev.DeviceChanged: _device,
     ev.EngineCrashed: _engine,
     ev.Halted: _halted,

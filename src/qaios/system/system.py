@@ -17,7 +17,7 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 
 import msgspec
@@ -27,7 +27,8 @@ from qaios.contracts import Engine, Site
 from qaios.core import events as ev
 from qaios.core.errors import Conflict, JournalBroken, NotFound
 from qaios.core.machine import MissionRecord
-from qaios.core.values import DeviceSpec, MissionState, Mode, TaskSpec, TaskState
+from qaios.core.values import DeviceSpec, HaltRecipe, MissionState, Mode, TaskSpec, TaskState
+from qaios.engines.halting import HaltTable
 from qaios.journal.artifacts import FileArtifacts
 from qaios.journal.sqlite import SqliteJournal
 from qaios.kernel.bus import LocalBus
@@ -48,7 +49,6 @@ from qaios.schema.views import (
 from qaios.system import boot, projection, story
 from qaios.system.clock import NodeClock
 from qaios.system.config import Settings
-from qaios.system.halting import write_recipes
 from qaios.system.planners import planners
 from qaios.system.shelf import Shelf
 from qaios.system.surroundings import Surroundings
@@ -95,6 +95,7 @@ class System:
             version=qaios.__version__,
         )
         self.supervisor = Supervisor(self.clock, self._crashed)
+        self._halts = HaltTable(home, self._recipes)
         self._running: asyncio.Task[None] | None = None
 
     # ── life ─────────────────────────────────────────────────────────────────
@@ -128,20 +129,30 @@ class System:
         self.clock.not_before(max((event.at_s for event in self.shelf.events), default=0.0))
         self._step("journal", began_s)
         serving: dict[str, asyncio.Event] = {}
-        engines: list[Engine] = [self.kernel, *self._doors()]
+        engines: list[Engine] = [self.kernel, self._halts, *self._doors()]
         for engine in engines:
             serving[engine.name] = asyncio.Event()
         self._running = asyncio.create_task(self._run(engines, serving), name="engines")
-        waits = asyncio.gather(*(event.wait() for event in serving.values()))
-        await asyncio.wait([asyncio.ensure_future(waits), self._running], return_when=asyncio.FIRST_COMPLETED)
-        if self._running.done():
-            waits.cancel()
-            self._running.result()
+        await self._until_serving(list(serving.values()), self._running)
         self._step("engines", began_s)
         await self._resume_surroundings()
         if self.settings.open_all:
             await self._open_all()
         _log.info("ready after %.2f s, epoch %d", self._steps_s["engines"], self.kernel.machine.epoch)
+
+    async def _until_serving(self, serving: Sequence[asyncio.Event], running: asyncio.Task[None]) -> None:
+        """Return when every engine serves; raise what ended them instead."""
+
+        async def all_of_them() -> None:
+            for event in serving:
+                await event.wait()
+
+        waiting = asyncio.create_task(all_of_them())
+        await asyncio.wait({waiting, running}, return_when=asyncio.FIRST_COMPLETED)
+        if running.done():
+            waiting.cancel()
+            running.result()
+            raise self._fatal or JournalBroken("the engines ended before they served")
 
     async def _run(self, engines: Sequence[Engine], serving: dict[str, asyncio.Event]) -> None:
         try:
@@ -162,7 +173,10 @@ class System:
         await self.kernel.close()
         await self.surroundings.close()
         self.shelf.close()
-        write_recipes(self.settings.home, {})
+        self._halts.write()
+
+    def _recipes(self) -> Mapping[str, Sequence[HaltRecipe]]:
+        return {name: berth.device.halt_recipes() for name, berth in self.kernel.fleet.berths.items() if berth.usable}
 
     def _doors(self) -> list[Engine]:
         if not self.settings.doors:
@@ -187,28 +201,17 @@ class System:
         _log.error("engine %s crashed", engine, exc_info=error)
         reason = f"{type(error).__name__}: {error}"
         await self.kernel.post(
-            ev.EngineCrashed(
-                at_s=self.clock.now_s(), engine=engine, reason=reason, restarts=restarts, wait_s=wait_s
-            )
+            ev.EngineCrashed(at_s=self.clock.now_s(), engine=engine, reason=reason, restarts=restarts, wait_s=wait_s)
         )
 
     def _world_lost(self, reason: str) -> None:
         _log.error("the world is gone, the node goes on by its own clock: %s", reason)
 
     def _noted(self, first: int, events: Sequence[ev.Event]) -> None:
-        """Every durable event goes to the log, and device changes to the halt table."""
+        """Every durable event goes to the log; the world hurries while a mission runs."""
         for number, event in enumerate(events, first):
             if not isinstance(event, ev.ChunkEmitted):
                 _log.info("%d %s", number, story.view(number, event, self.kernel.machine).text)
-        if any(isinstance(event, ev.DeviceChanged) for event in events):
-            write_recipes(
-                self.settings.home,
-                {
-                    name: berth.device.halt_recipes()
-                    for name, berth in self.kernel.fleet.berths.items()
-                    if berth.usable
-                },
-            )
         self.surroundings.hurry(any(record.ended_s is None for record in self.kernel.machine.missions))
 
     async def closed(self) -> None:
@@ -317,7 +320,8 @@ class System:
 
     def _specs(self, document: MissionDocument) -> list[TaskSpec]:
         """A task of an action that only quantum devices offer is native unless it says otherwise."""
-        quantum, classical = set(), set()
+        quantum: set[str] = set()
+        classical: set[str] = set()
         for berth in self.kernel.fleet.berths.values():
             for action in berth.device.spec.actions:
                 (quantum if action.quantum else classical).add(action.name)
@@ -344,7 +348,7 @@ class System:
                     yield row
             if self._fatal is not None:
                 raise self._fatal
-            if self._closing.is_set() or (record is not None and record.ended_s is not None):
+            if self._closing.is_set() or (record is not None and record.told):
                 return
             await self.shelf.more(seen)
 
@@ -389,5 +393,3 @@ class System:
         if not named:
             raise NotFound(f"no mission {mission}", hint="`qai mission ls` lists them")
         return named[-1]
-
-

@@ -1,0 +1,233 @@
+"""The survey of an area, step by step, as a mission's `compute.call` tasks call it.
+
+    area(geojson) -> cells(area, obstacles) -> [quantum.optimize] -> swaths(area, obstacles, sectors, vehicles)
+                  -> fly(plan) -> one `drone.survey` per vehicle
+
+Every function is pure: plain data in, plain data out, the same answer for the same question; they run in a
+compute worker, so shapely and OR-Tools never enter the kernel. Positions are [east, north] in metres around
+`area.origin`, lengths in metres, times in seconds.
+
+`obstacles` may be what `drone.scan` returned, a list of such results, or a list of polygons; they are all read.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from qaios.core.errors import Invalid
+from qaios.core.values import Result, TaskSpec
+from qaios.robotics import coverage, geo, routing, sectors
+from qaios.robotics.legs import Passage
+
+if TYPE_CHECKING:
+    from shapely.geometry.base import BaseGeometry
+
+FENCE_MARGIN_M = 20.0  # how far outside the area and the homes a vehicle may stray before its own fence stops it
+
+
+def area(document: Any) -> dict[str, Any]:
+    """A GeoJSON area (or the path of one) checked and in local metres: see `geo.Area.plain`."""
+    return geo.read_area(document).plain()
+
+
+def cells(
+    area: Any, obstacles: Any = (), *, clearance_m: float = 4.0, width_m: float = 16.0, count: int = 8, parts: int = 4
+) -> dict[str, Any]:
+    """The sector split of the free region as data for `quantum.optimize`: cells with load, borders, parts (2 or 4)."""
+    ground = geo.read_area(area)
+    zones = coverage.keepouts(ground, solids(obstacles), clearance_m)
+    problem = sectors.cells(coverage.free_region(ground, zones), width_m=width_m, count=count)
+    return problem | {"parts": parts}
+
+
+def swaths(
+    area: Any,
+    obstacles: Any = (),
+    sectors: Any = None,
+    vehicles: Sequence[Any] = (),
+    *,
+    altitude_m: float = 20.0,
+    shelf_m: float = 3.0,
+    speed_mps: float = 4.0,
+    width_m: float = 16.0,
+    clearance_m: float = 4.0,
+    turn_s: float = 2.0,
+    budget_s: float = 420.0,
+    then: str = "home",
+    work: int = 300,
+) -> dict[str, Any]:
+    """The whole plan: swaths, who flies them in which order, and the frame every flight needs.
+
+    `sectors`: {"cells": the result of `cells` (or its cells), "assignment": part per cell}; None lets the router
+    share the swaths freely. `vehicles`: names, or mappings with `device` and `home` (as `drone.scan` returns).
+    Each vehicle flies at its own shelf, `shelf_m` above the one before, so no two meet. Raises `Invalid` for what
+    makes no plan, `Refused` when the budgets do not suffice.
+    """
+    ground = geo.read_area(area)
+    crews = _crews(vehicles)
+    if then not in ("home", "hold"):
+        raise Invalid(f"after the survey a vehicle goes home or holds, not {then!r}", hint="Use home or hold.")
+    found = solids(obstacles)
+    plan = coverage.cover(ground, found, width_m=width_m, clearance_m=clearance_m)
+    zones = plan.zones
+    parts = _sector_shapes(sectors)
+    lines = coverage.split(plan.swaths, parts, shortest_m=width_m / 2.0) if parts else plan.swaths
+    shares = _shares(parts, crews)
+    crafts = [
+        routing.Craft(name, home, home, budget_s, shares[number]) for number, (name, home) in enumerate(crews.items())
+    ]
+    routes = routing.route(lines, crafts, Passage(zones), speed_mps=speed_mps, turn_s=turn_s, work=work)
+    shelves = {name: altitude_m + shelf_m * number for number, name in enumerate(crews)}
+    frame = {
+        "origin": ground.origin.plain(),
+        "zones": zones,
+        "fence": fence(ground, list(crews.values())),
+        "shelves": shelves,
+        "shelf_m": shelf_m,
+        "homes": {name: list(home) for name, home in crews.items()},
+        "speed_mps": speed_mps,
+        "turn_s": turn_s,
+        "budget_s": budget_s,
+        "then": then,
+    }
+    return {
+        "frame": frame,
+        "swaths": [line.plain() for line in lines],
+        "routes": {name: [leg.plain() for leg in legs] for name, legs in routes.legs.items()},
+        "duration_s": dict(routes.duration_s),
+        "angle_deg": plan.angle_deg,
+        "length_m": round(sum(line.length_m for line in lines), 1),
+        "unreached_m2": plan.unreached_m2,
+        "obstacles": found,
+        "swaths_planned": len(lines),
+    }
+
+
+def fly(plan: Mapping[str, Any], *, priority: int = 10) -> Result:
+    """One `drone.survey` per vehicle that has something to fly, pinned to it."""
+    tasks = [
+        survey_task(f"survey-{name}", name, legs, plan["frame"], priority=priority)
+        for name, legs in plan["routes"].items()
+        if legs
+    ]
+    return Result(
+        value={"swaths_planned": plan["swaths_planned"], "tasks": [task.name for task in tasks]}, spawn=tuple(tasks)
+    )
+
+
+def survey_task(
+    name: str, vehicle: str, legs: Sequence[Mapping[str, Any]], frame: Mapping[str, Any], *, priority: int
+) -> TaskSpec:
+    """A `drone.survey` of these swaths by this vehicle. The frame goes along, so that a repair needs nothing else."""
+    return TaskSpec(
+        name=name,
+        action="drone.survey",
+        arguments={
+            "swaths": [dict(leg) for leg in legs],
+            "altitude_m": frame["shelves"][vehicle],
+            "speed_mps": frame["speed_mps"],
+            "then": frame["then"],
+            "frame": dict(frame),
+        },
+        priority=priority,
+        retries=1,
+        device=vehicle,
+    )
+
+
+def collect(surveys: Sequence[Mapping[str, Any]], plan: Mapping[str, Any]) -> dict[str, Any]:
+    """All flights as one: samples in order of time, swaths flown and missing, worst battery.
+
+    `surveys`: the results of every `drone.survey`, repairs included (`${fly.*}`). A survey that was lost has no
+    result; what it flew is known from those that did not have to fly it again.
+    """
+    flights = [flight for flight in surveys if isinstance(flight, Mapping)]
+    samples = sorted({tuple(row) for flight in flights for row in flight.get("samples", ())})
+    flown = sorted({str(swath) for flight in flights for swath in flight.get("flown", ())})
+    planned = [str(swath["id"]) for swath in plan["swaths"]]
+    return {
+        "samples": [list(row) for row in samples],
+        "flown": flown,
+        "missing": [swath for swath in planned if swath not in flown],
+        "swaths_planned": len(planned),
+        "swaths_flown": len(flown),
+        "min_battery_fraction": min((flight["battery_fraction"] for flight in flights), default=None),
+        "distance_m": round(sum(flight.get("distance_m", 0.0) for flight in flights), 1),
+    }
+
+
+def solids(obstacles: Any) -> list[list[list[float]]]:
+    """Polygons (corners in metres) out of whatever describes obstacles; overlaps are fine. Raises `Invalid`."""
+    if obstacles is None:
+        return []
+    if isinstance(obstacles, Mapping):
+        if "obstacles" in obstacles:
+            return solids(obstacles["obstacles"])
+        if "corners" in obstacles:
+            return [[[float(x), float(y)] for x, y, *_ in obstacles["corners"]]]
+    elif isinstance(obstacles, Sequence) and not isinstance(obstacles, str):
+        if len(obstacles) >= 3 and all(_is_place(item) for item in obstacles):
+            return [[[float(item[0]), float(item[1])] for item in obstacles]]
+        return [solid for item in obstacles for solid in solids(item)]
+    raise Invalid(f"{obstacles!r} describes no obstacle", hint="Give results of drone.scan or lists of [east, north].")
+
+
+def fence(ground: geo.Area, homes: Sequence[geo.XY]) -> dict[str, Any]:
+    """The fence a vehicle gets before it is armed: around area and homes with a margin, without the no-fly zones."""
+    from shapely.geometry import MultiPoint
+
+    around = MultiPoint([*ground.boundary.exterior.coords, *homes]).convex_hull
+    return {
+        "inclusion": geo.corners(geo.polygons(geo.grown(around, FENCE_MARGIN_M))[0]),
+        "exclusions": [geo.corners(zone) for zone in ground.zones],
+    }
+
+
+def _is_place(item: Any) -> bool:
+    return isinstance(item, Sequence) and len(item) in (2, 3) and all(isinstance(part, int | float) for part in item)
+
+
+def _crews(vehicles: Sequence[Any]) -> dict[str, geo.XY]:
+    """Name -> home, in the order given."""
+    crews: dict[str, geo.XY] = {}
+    for vehicle in vehicles:
+        if isinstance(vehicle, str):
+            crews[vehicle] = (0.0, 0.0)
+        elif isinstance(vehicle, Mapping) and "device" in vehicle:
+            home = vehicle.get("home", (0.0, 0.0))
+            crews[str(vehicle["device"])] = (float(home[0]), float(home[1]))
+        else:
+            raise Invalid(f"{vehicle!r} is no vehicle", hint="Give a device name, or {device, home: [east, north]}.")
+    if not crews:
+        raise Invalid("a survey without vehicles", hint="Name at least one drone in `vehicles`.")
+    return crews
+
+
+def _sector_shapes(split: Any) -> list[BaseGeometry]:
+    if split is None:
+        return []
+    if not isinstance(split, Mapping) or "assignment" not in split or "cells" not in split:
+        raise Invalid("sectors are {cells, assignment}", hint="Give the cells and what the optimiser assigned.")
+    rows = split["cells"]["cells"] if isinstance(split["cells"], Mapping) else split["cells"]
+    return sectors.shapes(rows, split["assignment"])
+
+
+def _shares(parts: Sequence[BaseGeometry], crews: Mapping[str, geo.XY]) -> list[frozenset[int] | None]:
+    """Which sectors each vehicle may fly: the nearest matching when there are as many, dealt round otherwise."""
+    homes, count = list(crews.values()), len(crews)
+    if not parts:
+        return [None] * count
+    if len(parts) != count:
+        return [
+            frozenset(part for part in range(len(parts)) if part % count == vehicle % len(parts))
+            for vehicle in range(count)
+        ]
+    centres = [(part.centroid.x, part.centroid.y) for part in parts]
+    best = min(
+        itertools.permutations(range(count)) if count <= 6 else [tuple(range(count))],
+        key=lambda order: round(sum(math.dist(homes[i], centres[part]) for i, part in enumerate(order)), 6),
+    )
+    return [frozenset({part}) for part in best]

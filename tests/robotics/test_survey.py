@@ -1,0 +1,154 @@
+"""The survey as a mission calls it: plain data through, tasks out, and only the unfinished part re-planned."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from random import Random
+from typing import Any
+
+import pytest
+
+from qaios.contracts import Berth
+from qaios.core.errors import Invalid, Refused
+from qaios.core.values import ActionSpec, DeviceSpec, TaskSpec
+from qaios.robotics import survey
+from qaios.robotics.geo import Origin
+from qaios.robotics.repair import SurveyRepair
+
+ORIGIN = Origin()
+DRONES = [{"device": f"drone-{i + 1}", "home": [-9.0 + 6.0 * i, -66.0]} for i in range(4)]
+OBSTACLES = {"obstacles": [{"corners": [[-41, 24], [-19, 24], [-19, 36], [-41, 36]]}]}
+
+
+def box(west: float, south: float, east: float, north: float) -> dict[str, Any]:
+    corners = [(west, south), (east, south), (east, north), (west, north), (west, south)]
+    return {"type": "Polygon", "coordinates": [[list(ORIGIN.place(*corner)) for corner in corners]]}
+
+
+@pytest.fixture(scope="module")
+def area() -> dict[str, Any]:
+    return survey.area(
+        {
+            "type": "FeatureCollection",
+            "features": [
+                {"type": "Feature", "properties": {"kind": "area"}, "geometry": box(-60, -60, 60, 60)},
+                {"type": "Feature", "properties": {"kind": "no-fly"}, "geometry": box(16, 14, 36, 34)},
+            ],
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def plan(area: dict[str, Any]) -> dict[str, Any]:
+    problem = survey.cells(area, OBSTACLES)
+    assignment = [index % 4 for index in range(len(problem["cells"]))]
+    return survey.swaths(area, [OBSTACLES], {"cells": problem, "assignment": assignment}, DRONES)
+
+
+def test_a_plan_is_plain_data_and_the_same_each_time(area: dict[str, Any], plan: dict[str, Any]) -> None:
+    problem = survey.cells(area, OBSTACLES)
+    assignment = [index % 4 for index in range(len(problem["cells"]))]
+    again = survey.swaths(area, [OBSTACLES], {"cells": problem, "assignment": assignment}, DRONES)
+    assert json.dumps(again, sort_keys=True) == json.dumps(plan, sort_keys=True)
+
+
+def test_every_swath_is_in_one_route_and_every_vehicle_stays_in_one_sector(plan: dict[str, Any]) -> None:
+    flown = [leg["id"] for route in plan["routes"].values() for leg in route]
+    assert sorted(flown) == sorted(swath["id"] for swath in plan["swaths"])
+    for route in plan["routes"].values():
+        assert len({leg["sector"] for leg in route}) == 1
+
+
+def test_every_vehicle_has_its_own_shelf(plan: dict[str, Any]) -> None:
+    heights = sorted(plan["frame"]["shelves"].values())
+    assert min(b - a for a, b in itertools.pairwise(heights)) >= 3.0
+
+
+def test_the_fence_holds_homes_and_area_and_leaves_the_zones_out(plan: dict[str, Any]) -> None:
+    fence = plan["frame"]["fence"]
+    assert len(fence["exclusions"]) == 1
+    assert min(y for _, y in fence["inclusion"]) <= -66.0 - 15.0
+
+
+def test_flying_spawns_one_pinned_survey_per_vehicle(plan: dict[str, Any]) -> None:
+    result = survey.fly(plan, priority=5)
+    assert [task.device for task in result.spawn] == [drone["device"] for drone in DRONES]
+    assert all(task.action == "drone.survey" and task.priority == 5 for task in result.spawn)
+    assert result.value["swaths_planned"] == sum(len(task.arguments["swaths"]) for task in result.spawn)
+
+
+def berth(name: str, *actions: str) -> Berth:
+    spec = DeviceSpec(name, "mavlink", "drone", tuple(ActionSpec(action, "") for action in actions))
+    return Berth(spec, 1, 1)
+
+
+FLEET = [berth(f"drone-{i}", "drone.survey") for i in (1, 3, 4)] + [berth("gate", "air.read")]
+
+
+def ids(tasks: Any) -> list[str]:
+    return sorted(swath["id"] for task in tasks for swath in task.arguments["swaths"])
+
+
+async def test_only_the_unfinished_swaths_are_planned_again(plan: dict[str, Any]) -> None:
+    lost = survey.fly(plan).spawn[1]
+    every = [swath["id"] for swath in lost.arguments["swaths"]]
+    chunks: list[dict[str, Any]] = [{"swath": every[0]}, {"samples": [[1.0]]}, {"swath": every[1]}]
+
+    tasks = await SurveyRepair().repair(lost, chunks, FLEET, Random(1))
+
+    assert ids(tasks) == sorted(every[2:])
+    assert {task.device for task in tasks} <= {"drone-1", "drone-3", "drone-4"}
+    assert all(task.arguments["altitude_m"] == plan["frame"]["shelves"][task.device] for task in tasks)
+
+
+async def test_a_repair_can_be_repaired(plan: dict[str, Any]) -> None:
+    lost = survey.fly(plan).spawn[1]
+    first = await SurveyRepair().repair(lost, [], FLEET, Random(1))
+    second = await SurveyRepair().repair(first[0], [], [FLEET[2]], Random(1))
+    assert ids(second) == ids([first[0]])
+    assert len({task.name for task in (lost, *first, *second)}) == 2 + len(first)
+
+
+async def test_a_flight_that_had_flown_everything_needs_no_repair(plan: dict[str, Any]) -> None:
+    lost = survey.fly(plan).spawn[0]
+    chunks = [{"swath": swath["id"]} for swath in lost.arguments["swaths"]]
+    assert await SurveyRepair().repair(lost, chunks, FLEET, Random(1)) == ()
+
+
+async def test_without_another_vehicle_the_repair_is_refused(plan: dict[str, Any]) -> None:
+    lost: TaskSpec = survey.fly(plan).spawn[1]
+    with pytest.raises(Refused, match="no other vehicle"):
+        await SurveyRepair().repair(lost, [], [berth("drone-2", "drone.survey")], Random(1))
+
+
+async def test_a_vehicle_new_to_the_plan_gets_a_shelf_above_all_others(plan: dict[str, Any]) -> None:
+    lost = survey.fly(plan).spawn[1]
+    tasks = await SurveyRepair().repair(lost, [], [berth("drone-9", "drone.survey")], Random(1))
+    assert tasks[0].arguments["altitude_m"] > max(plan["frame"]["shelves"].values())
+
+
+def test_collecting_joins_flights_and_names_what_is_missing(plan: dict[str, Any]) -> None:
+    swaths = [swath["id"] for swath in plan["swaths"]]
+    flights = [
+        {"flown": swaths[1:4], "samples": [[2.0, 0, 0, 20, 9.0, 1.0]], "battery_fraction": 0.6, "distance_m": 10.0},
+        {"flown": swaths[4:], "samples": [[1.0, 0, 0, 20, 8.0, 1.0]], "battery_fraction": 0.5, "distance_m": 5.0},
+        None,
+    ]
+    whole = survey.collect(flights, plan)  # type: ignore[arg-type]
+    assert whole["missing"] == [swaths[0]]
+    assert [row[0] for row in whole["samples"]] == [1.0, 2.0]
+    assert whole["min_battery_fraction"] == 0.5
+
+
+@pytest.mark.parametrize("obstacles", ["a wall", [["x", 1]], 7, {"walls": []}])
+def test_what_is_no_obstacle_is_refused(obstacles: Any) -> None:
+    with pytest.raises(Invalid, match="describes no obstacle"):
+        survey.solids(obstacles)
+
+
+def test_a_plan_needs_vehicles_and_a_known_ending(area: dict[str, Any]) -> None:
+    with pytest.raises(Invalid, match="without vehicles"):
+        survey.swaths(area)
+    with pytest.raises(Invalid, match="goes home or holds"):
+        survey.swaths(area, vehicles=DRONES, then="dance")

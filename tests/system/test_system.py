@@ -1,0 +1,103 @@
+"""A whole node in one process: real journal, real compute pool, no door."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from qaios.core.errors import Conflict, NotFound
+from qaios.schema.mission import MissionDocument
+from qaios.system.config import Settings
+from qaios.system.system import System
+
+
+def settings(home: Path) -> Settings:
+    return Settings.load(home=home, doors=False)
+
+
+def document(**tasks: object) -> MissionDocument:
+    return MissionDocument.model_validate({"mission": "sums", "tasks": tasks})
+
+
+SUMS = document(
+    last={"do": "compute.call", "needs": ["first"], "with": {"call": "math:sqrt", "args": ["${first}"]}},
+    first={"do": "compute.call", "with": {"call": "math:factorial", "args": [4]}},
+)
+
+
+async def test_a_mission_runs_and_one_task_uses_the_result_of_another(tmp_path: Path) -> None:
+    async with System.boot(settings(tmp_path)) as system:
+        mission = await system.submit(SUMS)
+        kinds = [event.kind async for event in system.watch(mission)]
+        report = await system.report(mission)
+    assert report.state == "done"
+    assert {task.name: task.result for task in report.tasks} == {"first": 24, "last": 24**0.5}
+    assert kinds[0] == "MissionSubmitted"
+    assert kinds[-1] == "MissionEnded"
+
+
+async def test_every_task_says_why_it_is_where_it_is(tmp_path: Path) -> None:
+    async with System.boot(settings(tmp_path)) as system:
+        mission = await system.submit(SUMS)
+        await system.finish(mission)
+        report = await system.report(mission)
+    last = next(task for task in report.tasks if task.name == "last")
+    assert last.why.waited_for == ["task first"]
+    assert [candidate.device for candidate in last.why.candidates] == ["cpu"]
+
+
+async def test_what_was_done_is_there_after_the_next_boot(tmp_path: Path) -> None:
+    async with System.boot(settings(tmp_path)) as system:
+        mission = await system.submit(SUMS)
+        await system.finish(mission)
+        before = (await system.report(mission)).model_dump()
+        epoch = (await system.status()).epoch
+    async with System.boot(settings(tmp_path)) as system:
+        assert (await system.report(mission)).model_dump() == before
+        assert (await system.status()).epoch == epoch + 1
+
+
+async def test_the_same_key_is_the_same_mission_and_never_another(tmp_path: Path) -> None:
+    async with System.boot(settings(tmp_path)) as system:
+        mission = await system.submit(SUMS, key="once")
+        assert await system.submit(SUMS, key="once") == mission
+        with pytest.raises(Conflict):
+            await system.submit(document(other={"do": "compute.call", "with": {"call": "math:sqrt"}}), key="once")
+        await system.finish(mission)
+
+
+async def test_a_failed_task_takes_those_that_need_it_along_and_says_why(tmp_path: Path) -> None:
+    broken = document(
+        bad={"do": "compute.call", "with": {"call": "math:nothing"}},
+        after={"do": "compute.call", "needs": ["bad"], "with": {"call": "math:sqrt", "args": [4]}},
+    )
+    async with System.boot(settings(tmp_path)) as system:
+        mission = await system.submit(broken)
+        assert await system.finish(mission) == "failed"
+        report = await system.report(mission)
+    assert "nothing" in report.reason
+    after = next(task for task in report.tasks if task.name == "after")
+    assert after.error is not None
+    assert "bad" in after.error.message
+
+
+async def test_a_plan_places_tasks_without_submitting_them(tmp_path: Path) -> None:
+    async with System.boot(settings(tmp_path)) as system:
+        planned = await system.plan(SUMS)
+        assert [task.device for task in planned] == ["cpu", "cpu"]
+        assert await system.missions() == []
+
+
+async def test_a_second_node_on_the_same_home_is_refused(tmp_path: Path) -> None:
+    async with System.boot(settings(tmp_path)):
+        with pytest.raises(Conflict):
+            async with System.boot(settings(tmp_path)):
+                pass
+
+
+async def test_what_is_not_there_is_not_found(tmp_path: Path) -> None:
+    async with System.boot(settings(tmp_path)) as system:
+        for asked in (system.mission("nobody"), system.report("nobody"), system.cancel("nobody")):
+            with pytest.raises(NotFound):
+                await asked
