@@ -6,16 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-
 import pytest
-
 
 from qaios.core.errors import Invalid
 from qaios.learning import baselines, motion
 from qaios.learning.field import fit
 from qaios.learning.liquid import LiquidCell
 from qaios.learning.network import Network, unpack
-from qaios.learning.plume import check, map_plume
+from qaios.learning.plume import check, gap_unit_s, map_plume, rehearse
 from qaios.learning.samples import Samples, hold_out, read
 from tests.learning import plumes
 
@@ -46,7 +44,7 @@ def mapping(survey: plumes.Survey) -> dict[str, Any]:
 
 def test_the_map_is_nearer_to_the_truth_than_plain_interpolation_over_seeds() -> None:
     """Over surveys, not in each: one flight may go either way, and the result says so."""
-    errors = [mapped(asked(plumes.fly(seed), seed=seed, epochs=60))[0] for seed in range(5)]
+    errors = [mapped(asked(plumes.fly(seed), seed=seed, epochs=60))[0] for seed in range(6)]
     assert np.mean([e["plume_error"] for e in errors]) < np.mean([e["baseline_error"] for e in errors])
 
 
@@ -105,23 +103,22 @@ def test_without_truth_the_errors_are_those_on_the_held_out_samples(survey: plum
 
 def test_a_rehearsed_network_follows_a_swinging_plume_better_than_a_still_field() -> None:
     """The network is tested on swings it has not rehearsed, of a field it knows."""
-    survey = plumes.fly(1, spacing_m=8.0, speed_mps=2.0)
+    survey = plumes.fly(2)
     samples = read(survey.rows)
     steady, random = fit(samples), np.random.default_rng(0)
     frame = motion.frame_of(steady, samples)
     network = Network(LiquidCell(motion.FEATURES, 12, random), motion.OUTPUTS, random, readout_gain=0.05)
-    from qaios.learning.plume import _rehearse
-
-    for _ in _rehearse(network, steady, samples, frame, 120, random):
+    for _ in rehearse(network, steady, samples, frame, 80, random):
         pass
     still, moved = [], []
-    for seed in range(8):
+    for seed in range(12):
         measured, clean = motion.imagined(steady, samples, frame, np.random.default_rng([99, seed]))
-        stream = motion.stream_of(measured, steady, 0.2)
+        stream = motion.stream_of(measured, steady, gap_unit_s(samples))
         said = motion.say(network, stream, np.ones(len(samples), dtype=np.bool_))
-        moved.append(np.mean((motion.predict(steady, said, samples.at_m, frame) - clean.pm25) ** 2))
-        still.append(np.mean((steady.value(samples.at_m) - clean.pm25) ** 2))
-    assert np.mean(moved) < 0.9 * np.mean(still)
+        followed = motion.predict(steady, said, samples.at_m, frame)
+        moved.append(np.mean(((followed - clean.pm25) / samples.sigma) ** 2))
+        still.append(np.mean(((steady.value(samples.at_m) - clean.pm25) / samples.sigma) ** 2))
+    assert np.mean(moved) < 0.95 * np.mean(still)
 
 
 def test_the_slopes_of_the_loss_equal_central_differences() -> None:

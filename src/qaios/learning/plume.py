@@ -38,7 +38,7 @@ REHEARSED_SHARE = 0.7  # of the epochs
 REHEARSED_MOMENTS = 640
 REFITS = 3
 UNITS = 12
-RATE = 1.5e-2
+RATE = 8e-3
 DECAY = 1e-3
 GRADIENT_MAX = 1.0
 SHYNESS = 0.3  # price of a displacement: the plume stands still unless the samples say otherwise
@@ -124,7 +124,7 @@ def train(
     network = Network(CELLS[cell](motion.FEATURES, UNITS, random), motion.OUTPUTS, random, readout_gain=0.05)
     frame = motion.frame_of(steady, samples.part(role == 0))
     rehearsals = round(REHEARSED_SHARE * epochs)
-    for epoch in _rehearse(network, steady, samples, frame, rehearsals, random):
+    for epoch in rehearse(network, steady, samples, frame, rehearsals, random):
         if epoch % 10 == 0:
             yield {"fraction": epoch / epochs, "note": f"rehearsal {epoch} of {rehearsals}"}
     for trained in _listen(network, steady, samples, frame, role, epochs - rehearsals, random):
@@ -151,7 +151,7 @@ def _trust(trained: Trained, samples: Samples, known: NDArray[np.bool_], random:
     return min(cost, key=lambda trust: (cost[trust], trust))
 
 
-def _rehearse(
+def rehearse(
     network: Network, steady: Field, samples: Samples, frame: motion.Frame, epochs: int, random: np.random.Generator
 ) -> Generator[int, None, None]:
     """Train on invented swings. Every epoch takes a stretch of the flight, so a long survey costs no more."""
