@@ -410,14 +410,16 @@ class Machine:
         segment = self._segment(task)
         return segment.columns.names[task - segment.first].decode()
 
+    def own_arguments(self, task: int) -> bytes:
+        """Those a task does not share with its shape, packed; empty where it shares all."""
+        segment = self._segment(task)
+        return b"" if segment.columns.arguments is None else segment.columns.arguments[task - segment.first]
+
     def arguments(self, task: int) -> Mapping[str, Any]:
         """As written: references unresolved."""
-        segment = self._segment(task)
-        if segment.columns.arguments is not None:
-            own = segment.columns.arguments[task - segment.first]
-            if own:
-                decoded: dict[str, Any] = msgspec.msgpack.decode(own, type=dict[str, Any])
-                return decoded
+        if own := self.own_arguments(task):
+            decoded: dict[str, Any] = msgspec.msgpack.decode(own, type=dict[str, Any])
+            return decoded
         form: Mapping[str, Any] = self.shapes[self.shape[task]].form
         return form
 

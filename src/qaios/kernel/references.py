@@ -35,7 +35,7 @@ def references(arguments: Any) -> Iterator[str]:
 def resolve(arguments: Any, lookup: Lookup, spawned: Spawned) -> Any:
     """`lookup(name)` gives a task's value, `spawned(name)` the values of the tasks it spawned.
 
-    Raises `DeviceFault` (not retryable) naming the part that a result does not have.
+    Raises `DeviceFault` (not retryable) naming the part that a result does not have; `lookup` may raise it as well.
     """
     if isinstance(arguments, str):
         whole = REFERENCE.fullmatch(arguments)
