@@ -6,8 +6,9 @@ one step per `aging_s`, so nothing starves. Among devices that can take a task n
 
     score = fidelity − slowness · duration_s − hunger · energy_j − cost
 
-A better device that is busy is waited for when its score is higher even after the wait. Batched actions fill a device in slices of about `slice_s` of its estimated work, so that a thousand short calls
-travel together and two long ones do not queue behind each other.
+A better device that is busy is waited for when its score is higher even after the wait. Batched actions fill a device
+in slices of about `slice_s` of its estimated work, so that a thousand short calls travel together and two long ones
+do not queue behind each other.
 """
 
 from __future__ import annotations
