@@ -226,7 +226,10 @@ class Machine:
     def _on_placed(self, event: ev.TasksPlaced) -> Effects:
         self._expect(event.ids, TaskState.READY)
         count = len(event.ids)
-        for column, table, word in ((event.device, event.devices, "device"), (event.decision, event.decisions, "decision")):
+        for column, table, word in (
+            (event.device, event.devices, "device"),
+            (event.decision, event.decisions, "decision"),
+        ):
             if len(column) != count or (count and int(column.max()) >= len(table)):
                 raise IllegalEvent(f"{count} tasks are placed with a {word} column that does not fit its table")
         if len(event.effectful) != count:
