@@ -106,11 +106,13 @@ def map_plume(arguments: Mapping[str, Any]) -> Generator[dict[str, Any], None, d
                 yield {"fraction": round(0.1 + 0.7 * done, 3), "note": f"{cell}: {trained['note']}"}
     chosen = min(rivals, key=lambda cell: rivals[cell].error)
     yield {"fraction": 0.85, "note": f"{chosen} chosen by validation; drawing the map and the baselines"}
-    held_out = _held_out_errors(rivals[chosen], steady, samples, role)
-    still = steady.refitted(samples, samples.at_m, np.zeros(len(samples)))
-    maps = {"network": network_map(rivals[chosen], request), "still_field": still.value(request.places_m)}
+    held_out = _held_out_errors(rivals[chosen], samples, role)
+    still = fit(samples)
+    drawn, field = network_map(rivals[chosen], still, request)
+    maps = {"network": drawn, "still_field": still.value(request.places_m)}
     maps |= {name: method(samples, request.places_m) for name, method in BASELINES.items()}
-    return _value(request, rivals, chosen, maps, held_out, role)
+    value = _value(request, rivals, chosen, maps, held_out)
+    return value | {"files": {"model": _model_file(request, rivals[chosen], field, value, role)}}
 
 
 def train(
@@ -202,10 +204,10 @@ def _listen(
         yield Trained(network, kept, frame, epoch, number, best.error)
 
 
-def network_map(trained: Trained, request: Request) -> Array:
-    """The map at the asked moment, from all samples: the weights of the field are fitted once more to every sample."""
+def network_map(trained: Trained, still: Field, request: Request) -> tuple[Array, Field]:
+    """The map at the asked moment and the field it is read from; `still` is the steady field of all samples."""
     samples = request.samples
-    field, _ = _refitted(trained, samples, np.ones(len(samples), dtype=np.bool_))
+    field, _ = _refitted(trained, still, samples, np.ones(len(samples), dtype=np.bool_))
     heard = samples.t_s <= request.at_s
     heard[0] = True
     moment = _with_moment(samples.part(heard), request.at_s)
@@ -213,7 +215,7 @@ def network_map(trained: Trained, request: Request) -> Array:
     stream = motion.stream_of(moment, trained.field, gap_unit_s(samples))
     said = trained.trust * motion.say(trained.network, stream, seen)[-1]
     places = request.places_m
-    return motion.predict(field, np.repeat(said[None], len(places), axis=0), places, trained.frame)
+    return motion.predict(field, np.repeat(said[None], len(places), axis=0), places, trained.frame), field
 
 
 def gap_unit_s(samples: Samples) -> float:
@@ -221,12 +223,12 @@ def gap_unit_s(samples: Samples) -> float:
     return max(float(np.ptp(samples.t_s)) / max(1, len(samples) - 1), 1e-3)
 
 
-def _refitted(trained: Trained, samples: Samples, known: NDArray[np.bool_]) -> tuple[Field, Array]:
-    """(field, what the network says at each moment): the field's weights are fitted to the known samples again."""
+def _refitted(trained: Trained, still: Field, samples: Samples, known: NDArray[np.bool_]) -> tuple[Field, Array]:
+    """(`still` with its weights fitted to where the network says the known samples belong, what it says)."""
     stream = motion.stream_of(samples, trained.field, gap_unit_s(samples))
     said = trained.trust * motion.say(trained.network, stream, known)
     places, louder = motion.displaced(said, samples.at_m, trained.frame)
-    return trained.field.refitted(samples.part(known), places[known], louder[known]), said
+    return still.refitted(samples.part(known), places[known], louder[known]), said
 
 
 def _with_moment(samples: Samples, at_s: float) -> Samples:
@@ -253,11 +255,11 @@ def _piece(samples: Samples) -> NDArray[np.int64]:
     return np.unique(label, return_inverse=True)[1].astype(np.int64)
 
 
-def _held_out_errors(trained: Trained, steady: Field, samples: Samples, role: NDArray[np.int64]) -> dict[str, Any]:
+def _held_out_errors(trained: Trained, samples: Samples, role: NDArray[np.int64]) -> dict[str, Any]:
     """Every method on the pieces none has seen, each with all the others to learn from."""
     known, asked = role < 2, role == 2
-    field, said = _refitted(trained, samples, known)
-    still = steady.refitted(samples.part(known), samples.at_m[known], np.zeros(int(known.sum())))
+    still = fit(samples.part(known))
+    field, said = _refitted(trained, still, samples, known)
     guesses = {
         "network": motion.predict(field, said, samples.at_m, trained.frame)[asked],
         "still_field": still.value(samples.at_m[asked]),
@@ -280,7 +282,6 @@ def _value(
     chosen: str,
     maps: Mapping[str, Array],
     held_out: dict[str, Any],
-    role: NDArray[np.int64],
 ) -> dict[str, Any]:
     errors: dict[str, float] = {name: held_out["errors"][name] for name in maps}
     against = "held-out samples"
@@ -316,24 +317,22 @@ def _value(
         "trust": best.trust,
         "samples": len(request.samples),
         "seed": request.seed,
-        "files": {"model": _model_file(request, best, chosen, held_out, role)},
     }
 
 
 def _model_file(
-    request: Request, best: Trained, chosen: str, held_out: dict[str, Any], role: NDArray[np.int64]
+    request: Request, best: Trained, field: Field, value: Mapping[str, Any], role: NDArray[np.int64]
 ) -> bytes:
     """Network and field, enough to draw the map again; everything that made them is named in the manifest."""
-    field, shape = best.field, best.field.shape
     arrays = {
         **best.network.parameters,
         "field.bells_m": field.bells_m,
         "field.weights": field.weights,
-        "field.shape": np.array(astuple(shape)),
+        "field.shape": np.array(astuple(field.shape)),
     }
     manifest = {
         "purpose": "displacement of a steady plume from a stream of air samples",
-        "cell": chosen,
+        "cell": value["cell"],
         "features": motion.FEATURES,
         "units": UNITS,
         "outputs": motion.OUTPUTS,
@@ -345,7 +344,7 @@ def _model_file(
         "best_epoch": best.best_epoch,
         "trust": best.trust,
         "frame": {"heart_m": best.frame.heart_m.tolist(), "extent_m": best.frame.extent_m},
-        "heldout": held_out,
+        "heldout": value["heldout"],
     }
     return pack(arrays, manifest)
 
