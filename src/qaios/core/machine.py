@@ -220,7 +220,8 @@ class Machine:
             self.more_after.setdefault(child, []).extend(int(one) for one in dependents)
         released = self._release(new[self.waits[new] == 0], event.at_s)
         if not event.repairs:
-            return released
+            # Nothing was added to a mission that had ended: it still has.
+            return _joined(released, Effects(missions=self._missions_ended(ev.ids_of(parent), event.at_s)))
         return _joined(released, self._end(ev.ids_of(parent), TaskState.REPAIRED, event.at_s))
 
     def _on_placed(self, event: ev.TasksPlaced) -> Effects:

@@ -197,9 +197,8 @@ class Dispatch:
 
     @staticmethod
     async def _executed(device: Device, task: Task, attempt: LiveAttempt) -> tuple[bytes, Sequence[TaskSpec]]:
-        result = await device.execute(task, attempt)
         # Packed here: a result that is not plain data is a mistake of the driver, as anything it raises.
-        return msgspec.msgpack.encode(msgspec.structs.replace(result, spawn=())), result.spawn
+        return packed(await device.execute(task, attempt))
 
     async def _many(self, running: _Running, device: BatchDevice, batch: Batch, attempt: LiveAttempt) -> None:
         outcome = await self._tried(running, _executed_batch(device, batch, attempt))
@@ -212,9 +211,7 @@ class Dispatch:
         else:
             if outcome.good.any():
                 await self._outcomes.finished(name, ids[outcome.good], Blobs.of(outcome.results))
-            for row, specs in outcome.spawning:
-                result: Result = msgspec.msgpack.decode(outcome.blobs[row], type=Result)
-                blob = msgspec.msgpack.encode(msgspec.structs.replace(result, spawn=()))
+            for row, blob, specs in outcome.spawning:
                 await self._outcomes.spawned(name, int(ids[row]), blob, specs)
             for reason, rows in outcome.failures.items():
                 await self._outcomes.failed(name, ids[rows], DeviceFault(reason))
@@ -237,14 +234,19 @@ class Dispatch:
             running.returned = True
 
 
+def packed(result: Result) -> tuple[bytes, Sequence[TaskSpec]]:
+    """A result as it is journaled, and the tasks it adds. Raises `TypeError` or `ValueError` for what is no result."""
+    specs = _spawning.decode(msgspec.msgpack.encode(result)).spawn if result.spawn else ()
+    return msgspec.msgpack.encode(msgspec.structs.replace(result, spawn=())), specs
+
+
 @dataclass(frozen=True, slots=True)
 class _BatchEnd:
     """A batch's outcome, checked and sorted: rows that are done, rows that add tasks, rows that failed by reason."""
 
-    blobs: Sequence[bytes]
     good: NDArray[np.bool_]
     results: Sequence[bytes]  # of the good rows
-    spawning: Sequence[tuple[int, Sequence[TaskSpec]]]
+    spawning: Sequence[tuple[int, bytes, Sequence[TaskSpec]]]
     failures: Mapping[str, Sequence[int]]
 
 
@@ -259,11 +261,13 @@ async def _executed_batch(device: BatchDevice, batch: Batch, attempt: LiveAttemp
         failures.setdefault(str(msgspec.msgpack.decode(outcome.blobs[row])), []).append(row)
     spawning = []
     for row in np.flatnonzero(good).tolist():
-        if _SPAWNS_NOTHING not in outcome.blobs[row] and (specs := _spawning.decode(outcome.blobs[row]).spawn):
-            spawning.append((row, specs))
-            good[row] = False
+        if _SPAWNS_NOTHING not in outcome.blobs[row]:
+            blob, specs = packed(msgspec.msgpack.decode(outcome.blobs[row], type=Result))
+            if specs:
+                spawning.append((row, blob, specs))
+                good[row] = False
     results = outcome.blobs if good.all() else [outcome.blobs[row] for row in np.flatnonzero(good).tolist()]
-    return _BatchEnd(outcome.blobs, good, results, spawning, failures)
+    return _BatchEnd(good, results, spawning, failures)
 
 
 def _fault(error: Exception) -> QaiError:

@@ -54,7 +54,7 @@ from qaios.core.values import (
     Unknown,
 )
 from qaios.kernel.columns import columns_of
-from qaios.kernel.dispatch import Dispatch, DriverMistake, LiveAttempt
+from qaios.kernel.dispatch import Dispatch, DriverMistake, LiveAttempt, packed
 from qaios.kernel.fleet import Fleet, estimated
 from qaios.kernel.ladder import Failure, backoff_s, next_rung
 from qaios.kernel.placing import Placing
@@ -657,14 +657,14 @@ class Kernel:
 
     async def _brought_back(self, name: str, task: int, result: Result) -> None:
         try:
-            blob = msgspec.msgpack.encode(msgspec.structs.replace(result, spawn=()))
+            blob, specs = packed(result)
         except (TypeError, ValueError, OverflowError) as error:
             await self._unknown(
                 ev.ids_of(task), name, f"the device says it is done, with a result that is none: {error}"
             )
             return
-        if result.spawn:
-            await self.spawned(name, task, blob, result.spawn)
+        if specs:
+            await self.spawned(name, task, blob, specs)
         else:
             await self.finished(name, ev.ids_of(task), ev.Blobs.of([blob]))
 
