@@ -60,7 +60,9 @@ def test_a_circuit_that_measures_nothing_is_invalid() -> None:
 
 
 def test_a_circuit_that_branches_is_refused_by_construct() -> None:
-    text = 'OPENQASM 2.0;\ninclude "qelib1.inc";\nqreg q[1];\ncreg c[1];\nmeasure q->c;\nif(c==1) x q[0];\nmeasure q->c;\n'
+    text = (
+        'OPENQASM 2.0;\ninclude "qelib1.inc";\nqreg q[1];\ncreg c[1];\nmeasure q->c;\nif(c==1) x q[0];\nmeasure q->c;\n'
+    )
     with pytest.raises(Refused, match="if_else"):
         compile_circuit(parse(text), "boston")
 
