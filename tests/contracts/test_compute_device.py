@@ -72,7 +72,12 @@ class TestPrograms(ComputeKit):
         return python(f"open({str(self.home / 'marks')!r}, 'a').write('x')")
 
     def bad_tasks(self) -> list[Task]:
-        wrong = ({}, {"command": "ls"}, {"command": []}, {"command": ["no-such-program-here"]})
+        wrong: tuple[dict[str, object], ...] = (
+            {},
+            {"command": "ls"},
+            {"command": []},
+            {"command": ["no-such-program-here"]},
+        )
         return [Task(1, "m", "t", "compute.run", arguments) for arguments in wrong]
 
     def slow_task(self) -> Task:

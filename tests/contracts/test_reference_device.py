@@ -39,6 +39,10 @@ class ScriptedDeviceKit(DeviceKit):
     def task(self) -> Task:
         return act("quick")
 
+    def bad_tasks(self) -> list[Task]:
+        wrong: tuple[dict[str, object], ...] = ({"amount": "much"}, {"amount": 1, "speed": 2})
+        return [Task(1, "mission", "quick", "test.act", arguments) for arguments in wrong]
+
     def slow_task(self) -> Task:
         return act("slow")
 

@@ -25,7 +25,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, ClassVar, TypeVar, cast
 
 import msgspec
 
@@ -55,13 +55,15 @@ from qaios.testing.promise import Kit, Promise, probe, promise
 T = TypeVar("T")
 
 AT_ONCE_MAX = 8  # of a device that takes hundreds at a time, so many are tried
-STANDSTILL_S_MAX = 1.0  # a loop that stands still for longer was blocked; a busy machine alone does not do that
 NO_SUCH_ACTION = "no.such_action"
 ENDINGS = (DeviceFault, asyncio.CancelledError)  # how a stopped attempt may end: never with a result
 
 
 class DeviceKit(Kit):
     """The promises of `contracts.Device`, one test each."""
+
+    # A loop that stands still for longer was blocked; a busy machine alone does not do that.
+    standstill_s_max: ClassVar[float] = 1.0
 
     # ── what the author writes ──
 
@@ -74,14 +76,14 @@ class DeviceKit(Kit):
         raise NotImplementedError
 
     def bad_tasks(self) -> Sequence[Task]:
-        """Tasks with wrong arguments. As it stands: `task` without each of the arguments its action requires."""
+        """Tasks with wrong arguments. As it stands: without each required argument, and with one nobody knows."""
         task = self.task()
         action = self.make(self.site()).spec.action(task.action)
         assert action is not None
-        return [
-            msgspec.structs.replace(task, arguments={k: v for k, v in task.arguments.items() if k != missing})
-            for missing in action.required
-        ]
+        wrong: list[dict[str, Any]] = [{**task.arguments, "no_such_argument": 1}]
+        for missing in action.required:
+            wrong.append({name: value for name, value in task.arguments.items() if name != missing})
+        return [msgspec.structs.replace(task, arguments=arguments) for arguments in wrong]
 
     def clock(self) -> Clock:
         """The clock of the device, made once for every test: as it stands the machine's own."""
@@ -311,7 +313,7 @@ class DeviceKit(Kit):
                 await self.do(device, self.task())
                 await self.within(device.observe(), "observe")
                 device.status()
-            assert standstill.longest_s < STANDSTILL_S_MAX, "execute or observe blocks the kernel's event loop"
+            assert standstill.longest_s < self.standstill_s_max, "execute or observe blocks the kernel's event loop"
 
     @promise("slow_task")
     async def test_it_does_as_many_at_a_time_as_it_says(self) -> None:
@@ -605,7 +607,7 @@ class DeviceKit(Kit):
 
     async def check_footprint(self, before: _Footprint) -> None:
         """What is there now and was not before has a while to go."""
-        for _ in range(100):
+        for _ in range(min(100, int(self.patience_s / 0.02))):
             if not _Footprint().beyond(before):
                 break
             await asyncio.sleep(0.02)
