@@ -62,7 +62,10 @@ class Flight:
         return say
 
     def _reached(self, i: int) -> Callable[[int], None]:
-        return lambda seq: self.endpoints[i].reached(seq)
+        def reached(seq: int) -> None:
+            self.endpoints[i].reached(seq)
+
+        return reached
 
     def _collect(self, i: int) -> Callable[[bytes, tuple[str, int]], None]:
         return lambda datagram, _peer: self.sent[i].append(datagram)
