@@ -7,11 +7,11 @@ import math
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from tests.quantum.circuits_for_tests import ghz, one_qubit, request, run
 
 from qaios.quantum.calibration import Calibration, load
 from qaios.quantum.compile import Compiled, compile_circuit
 from qaios.quantum.estimate import Kind
+from tests.quantum.circuits_for_tests import ghz, one_qubit, request, run
 
 SHOTS = 40_000
 
