@@ -1,12 +1,13 @@
 """A synthetic survey for the tests: Gaussian plumes, a wind that swings, drones that sample at their own moments.
 
-Steady Gaussian plume with ground reflection and Briggs' urban D spreads; with `swing_deg` the whole plume turns about its
-source by an Ornstein-Uhlenbeck angle (the meander of Gifford's fluctuating plume, 1959).
+Steady Gaussian plume with ground reflection and Briggs' urban D spreads; with `swing_deg` the whole plume turns about
+its source by an Ornstein-Uhlenbeck angle (the meander of Gifford's fluctuating plume, 1959).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,7 +74,7 @@ def fly(
     for shelf, share in zip(SHELVES_M, shares, strict=True):
         ends = (-HALF_M, HALF_M)
         corners = [np.array([e, n]) for i, n in enumerate(share) for e in (ends if i % 2 == 0 else ends[::-1])]
-        legs = np.array([0.0, *np.cumsum([np.linalg.norm(b - a) for a, b in zip(corners, corners[1:], strict=False)])])
+        legs = np.array([0.0, *np.cumsum([np.linalg.norm(b - a) for a, b in pairwise(corners)])])
         t = np.cumsum(random.uniform(0.3, 1.5, 3000))
         t = t[t < legs[-1] / speed_mps]
         place = [np.interp(t * speed_mps, legs, [c[axis] for c in corners]) for axis in (0, 1)]

@@ -97,7 +97,7 @@ _TYPES: Mapping[str, Mapping[str, tuple[type, ...]]] = {
 # Functions of the house that missions call by a name of their own, so that they can be a fallback.
 FUNCTIONS: Mapping[str, str] = {"optimize.classical": "qaios.quantum.qubo:solve_classical"}
 
-UNSEEN_S = {CALL.name: 0.001, RUN.name: 0.1}  # what something never run here is taken to last: a guess
+UNSEEN_S = {CALL.name: 0.05, RUN.name: 0.1}  # a guess, on the long side: the first slice of a long call stays short
 SEEN_MAX = 256  # functions and programs whose mean is kept
 
 

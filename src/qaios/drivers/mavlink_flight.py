@@ -25,7 +25,7 @@ from qaios.core.errors import DeviceFault, Refused
 from qaios.drivers import mavlink_plans as plans
 from qaios.drivers import mavlink_protocol as protocol
 from qaios.drivers.mavlink_link import Progress, Seen, VehicleLink
-from qaios.drivers.mavlink_record import ENDED, STARTED, UPLOADED, Record, Records, plain, plan_id
+from qaios.drivers.mavlink_record import ENDED, STARTED, STOPPED, UPLOADED, Record, Records, plain, plan_id
 from qaios.robotics.obstacles import ObstacleMap
 
 HEARD_S = 10.0  # how long to wait for the first word of a vehicle
@@ -58,6 +58,7 @@ class Flight:
         self._returns = False  # the plan ends in a return
         self.moving = False  # something was sent that may have started motion
         self.least_battery = 1.0
+        self._fraction = 0.0
 
     # -- the actions --------------------------------------------------------------------------------------------
 
@@ -100,10 +101,10 @@ class Flight:
         patience_s, began_s = 10.0 + 4.0 * count, self.link.clock.now_s()
         while len(self._samples) < count:
             if self.link.clock.now_s() - began_s > patience_s:
-                raise DeviceFault(f"{self.link.name} gave {len(self._samples)} of {count} air samples in {patience_s:g} s")
+                raise DeviceFault(f"{self.link.name} gave {len(self._samples)} of {count} samples in {patience_s:g} s")
             await self._watch()
             self._gather()
-            self.attempt.progress(min(1.0, len(self._samples) / count), "sampling")
+            self._progress(len(self._samples) / count, "sampling")
         self._flush()
         rows = [self._samples[at] for at in sorted(self._samples)][:count]
         mean = sum(row[4] for row in rows) / count
@@ -191,15 +192,15 @@ class Flight:
         await self._follow()
 
     def _goal(self, place: Any, arguments: Mapping[str, Any]) -> tuple[float, float, float]:
-        area = arguments.get("area") or {}
-        x, y, up = plans.read_place(place, self.config, self.link.origin, {**area.get("points", {}), **arguments.get("points", {})})
+        points = {**(arguments.get("area") or {}).get("points", {}), **arguments.get("points", {})}
+        x, y, up = plans.read_place(place, self.config, self.link.origin, points)
         if math.isnan(up):
             up = plans.number(arguments, "altitude_m", self.config.altitude_m, 1.0, 120.0)
         return x, y, up
 
     async def _still_flying(self) -> bool:
         """After a crash of ours: whether the vehicle is at this very plan right now. Reads what it had done."""
-        if self.record.stage not in (UPLOADED, STARTED):
+        if self.record.stage not in (UPLOADED, STARTED, STOPPED):
             return False
         await protocol.ask(self.link, "MISSION_CURRENT", 42)
         mission = self.link.seen.mission
@@ -242,7 +243,7 @@ class Flight:
             if not self._complete(self.link.seen):
                 await self._judge()
             mission = self.link.seen.mission
-            self.attempt.progress(min(1.0, mission.seq / max(1, mission.total)), self.link.seen.mode)
+            self._progress(mission.seq / max(1, mission.total), self.link.seen.mode)
         self._gather()
 
     def _complete(self, seen: Seen) -> bool:
@@ -297,7 +298,7 @@ class Flight:
     async def _wait_for_its_return(self) -> None:
         """A person, or someone from outside, has it: wait until it is back in its mission, and send nothing."""
         who = f"{self.link.name} is in {self.link.seen.mode} mode by someone else's hand"
-        self.attempt.progress(0.0, f"waiting: {who}")
+        self._progress(0.0, f"waiting: {who}")
         began_s = self.link.clock.now_s()
         while self.link.seen.mode not in ("mission", "return", "land") and self.link.seen.armed:
             if self.link.clock.now_s() - began_s > self.config.takeover_s:
@@ -388,6 +389,17 @@ class Flight:
             "min_battery_fraction": round(self.least_battery, 3),
             "duration_s": round(self.link.clock.now_s() - self.record.begun_s, 2),
         }
+
+    def stopped(self) -> None:
+        """It was cancelled: what has not begun is as if it had never been asked for."""
+        if self.record.stage == STARTED:
+            self.record.stage = STOPPED
+            self.records.save(self.record)
+
+    def _progress(self, fraction: float, note: str) -> None:
+        """Progress never goes back, though a resumed plan counts its items anew."""
+        self._fraction = max(self._fraction, min(1.0, fraction))
+        self.attempt.progress(self._fraction, note)
 
     def end(self, value: dict[str, Any], provenance: dict[str, Any]) -> None:
         """The result is on disk before it is returned."""

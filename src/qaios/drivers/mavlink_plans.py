@@ -10,6 +10,7 @@ theory; Leishman, Principles of Helicopter Aerodynamics, 2nd ed., ch. 2 and 5), 
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -53,7 +54,7 @@ class MavlinkConfig:
     altitude_m: float = 12.0  # where a task does not say
     speed_mps: float = 4.0
     battery_wh: float = 24.0
-    hover_w: float = 130.0
+    hover_w: float = 100.0
     reserve_fraction: float = 0.25  # of the battery: a task that would go below is refused
     grid_m: float = 20.0  # Grid-A1 is the south-west cell of this size
     grid_east_m: float = -60.0
@@ -84,9 +85,9 @@ def read_place(value: Any, config: MavlinkConfig, origin: Origin, points: Mappin
         cell = GRID_NAME.fullmatch(value)
         if cell is None:
             known = ", ".join(sorted(named)) or "none"
-            raise Invalid(f"no point {value!r} (named points: {known})", hint="Use Grid-A1 … Grid-Z99 or a named point.")
-        column, row = ord(cell[1]) - ord("A"), int(cell[2]) - 1
-        return config.grid_east_m + (column + 0.5) * config.grid_m, config.grid_north_m + (row + 0.5) * config.grid_m, math.nan
+            raise Invalid(f"no point {value!r} (named points: {known})", hint="Use Grid-A1 … Grid-Z99 or a named one.")
+        east_m = config.grid_east_m + (ord(cell[1]) - ord("A") + 0.5) * config.grid_m
+        return east_m, config.grid_north_m + (int(cell[2]) - 0.5) * config.grid_m, math.nan
     if isinstance(value, Mapping):
         if value.get("type") == "Point":
             lon, lat, *up = value.get("coordinates", ())
@@ -144,13 +145,14 @@ def survey_items(
     """
     up_m = float(arguments.get("altitude_m", 12.0))
     zones = (arguments.get("frame") or {}).get("zones", ())
-    planned = {row["id"]: before["id"] for before, row in zip(arguments["swaths"], arguments["swaths"][1:], strict=False)}
+    planned = {row["id"]: before["id"] for before, row in itertools.pairwise(arguments["swaths"])}
     items, ends = start_items(position, airborne, up_m, speed_mps), []
     at: Sequence[float] = position
     last = ""
     for swath in swaths:
         if last and planned.get(swath["id"]) == last:
-            items += [PlanItem(WAYPOINT, (turn[0], turn[1], up_m), 0.0, 2.0) for turn in [*swath["via"], swath["start"]]]
+            turns = [*swath["via"], swath["start"]]
+            items += [PlanItem(WAYPOINT, (turn[0], turn[1], up_m), 0.0, 2.0) for turn in turns]
         else:
             items += way_items(zones, at, swath["start"], up_m)
         items.append(PlanItem(WAYPOINT, (swath["end"][0], swath["end"][1], up_m), 0.0, 1.5))
@@ -211,7 +213,7 @@ def _effort(shape: Shape, status: DeviceStatus, config: MavlinkConfig, origin: O
         case "drone.survey" if "swaths" in form:
             for swath in read_swaths(form):
                 path = [end, *swath["via"], swath["start"], swath["end"]]
-                metres += sum(math.dist(a[:2], b[:2]) for a, b in zip(path, path[1:], strict=False))
+                metres += sum(math.dist(a[:2], b[:2]) for a, b in itertools.pairwise(path))
                 extra_s, end = extra_s + 2.0 * TURN_S, (swath["end"][0], swath["end"][1])
         case "drone.scan":
             radius = number(form, "radius_m", 8.0, 0.0, 200.0)

@@ -5,6 +5,7 @@ One small file per key under `home/devices/<name>/`, replaced atomically and syn
     begun     the key is known; nothing has reached the vehicle that could start motion
     uploaded  the vehicle holds the plan with our id; it has not been told to fly
     started   it was told to fly; from here on the effect may have happened
+    stopped   it was cancelled in flight, and the vehicle confirmed that it holds
     ended     `result` is what came of it
 
 The highest kernel epoch ever served is kept beside them, so that a kernel that was replaced cannot command.
@@ -23,7 +24,7 @@ import msgspec
 
 from qaios.core.errors import DeviceFault, Refused
 
-BEGUN, UPLOADED, STARTED, ENDED = "begun", "uploaded", "started", "ended"
+BEGUN, UPLOADED, STARTED, STOPPED, ENDED = "begun", "uploaded", "started", "stopped", "ended"
 
 
 class Record(msgspec.Struct):

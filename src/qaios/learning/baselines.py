@@ -25,7 +25,8 @@ def linear(samples: Samples, places_m: Array) -> Array:
     ground = samples.at_m[:, :2]
     inside = LinearNDInterpolator(ground, samples.pm25)(places_m[:, :2])
     outside = NearestNDInterpolator(ground, samples.pm25)(places_m[:, :2])
-    return np.maximum(np.where(np.isfinite(inside), inside, outside), 0.0)
+    drawn: Array = np.maximum(np.where(np.isfinite(inside), inside, outside), 0.0)
+    return drawn
 
 
 def kriging(samples: Samples, places_m: Array) -> Array:
@@ -49,13 +50,13 @@ def kriging(samples: Samples, places_m: Array) -> Array:
 
     start = np.log([*(extent / 6.0), spread])
     bounds = [*((np.log(e / 60.0), np.log(3.0 * e)) for e in extent), (np.log(spread / 10.0), np.log(spread * 10.0))]
-    found = minimize(
-        unlikely, start, method="Nelder-Mead", bounds=bounds, options={"maxfev": 90, "xatol": 0.05, "fatol": 0.1}
-    )
+    work = {"maxfev": 90, "xatol": 0.05, "fatol": 0.1}
+    found = minimize(unlikely, start, method="Nelder-Mead", bounds=bounds, options=work)
     many = thinned(samples, SAMPLES_MAX)
     factor = cho_factor(_kernel(many.at_m, many.at_m, found.x) + np.diag(many.sigma**2), lower=True)
     weight = cho_solve(factor, many.pm25 - mean)
-    return np.maximum(mean + _kernel(places_m, many.at_m, found.x) @ weight, 0.0)
+    drawn: Array = np.maximum(mean + _kernel(places_m, many.at_m, found.x) @ weight, 0.0)
+    return drawn
 
 
 def _kernel(a: Array, b: Array, logs: Array) -> Array:

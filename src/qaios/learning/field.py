@@ -23,7 +23,7 @@ from qaios.learning.samples import Samples, thinned
 
 BELLS_MAX = 120
 EVALUATIONS_MAX = 120
-SHAPE_SAMPLES_MAX = 700  # the shape is sought on this many samples, evenly spread; the weights use all
+SHAPE_SAMPLES_MAX = 1200  # the shape is sought on this many samples, evenly spread; the weights use all
 NEWTON_STEPS_MAX = 8
 EXPONENT_MAX = 12.0
 JITTER = 1e-6
@@ -120,7 +120,7 @@ def fit(samples: Samples) -> Field:
 
 def _fit_weights(shape: Shape, samples: Samples, bells_m: Array, floor: float) -> Field:
     scaled = shape.scaled(bells_m)
-    root = np.linalg.cholesky(_bell(scaled, scaled) + JITTER * np.eye(len(bells_m)))
+    root = np.asarray(np.linalg.cholesky(_bell(scaled, scaled) + JITTER * np.eye(len(bells_m))), dtype=np.float64)
     basis = _basis(shape, samples.at_m, bells_m, root)
     whitened, evidence = _most_probable(
         basis, np.full(len(samples), shape.mean), floor, samples, np.zeros(len(bells_m))

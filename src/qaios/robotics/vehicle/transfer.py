@@ -185,8 +185,11 @@ class Transfer:
             message.frame, message.command, message.param1, message.param2, message.param3, message.param4,
             message.x, message.y, message.z, message.autocontinue,
         )  # fmt: skip
-        placed = command in PLACED and not (command in (Command.LAND, Command.TAKEOFF) and not (message.x or message.y))
-        place = self._place(message) if placed or command is Command.TAKEOFF else None
+        place = self._place(message) if command in PLACED else None
+        if place is not None and not (message.x or message.y):
+            # No place given: a take-off is from where it stands, a landing is where it then is.
+            home = self._autopilot.home_m
+            place = {Command.TAKEOFF: (home[0], home[1], place[2]), Command.LAND: None}.get(command, place)
         return Item(command, place, message.param1, message.param2, wire)
 
     def _to_zones(self, messages: list[Any]) -> tuple[Polygon | Circle, ...]:
