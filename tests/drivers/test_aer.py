@@ -14,8 +14,6 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from tests.quantum.circuits_for_tests import BELL, ghz
-from tests.quantum.test_qubo import GRID
 
 from qaios.contracts import Site
 from qaios.core.errors import DeviceFault, OutcomeUnknown, Refused
@@ -25,6 +23,8 @@ from qaios.drivers.worker import started_s
 from qaios.quantum.qubo import solve_classical
 from qaios.testing.clock import FakeClock
 from qaios.testing.memory import FakeAttempt, MemoryArtifacts
+from tests.quantum.circuits_for_tests import BELL, ghz
+from tests.quantum.test_qubo import GRID
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import sqlite3
 
-from tests.quantum.circuits_for_tests import BELL, ghz
-
 from qaios.contracts import Device, Site
 from qaios.core.values import Task
 from qaios.drivers.aer import SAMPLE, AerConfig, devices
 from qaios.testing.device_kit import DeviceKit
+from tests.quantum.circuits_for_tests import BELL, ghz
 
 
 class TestSimulatedMachine(DeviceKit):

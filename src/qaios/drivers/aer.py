@@ -400,7 +400,11 @@ DRIVER: Driver[AerConfig] = Driver(
 
 
 def _check(request: aer.Request) -> None:
-    """What can be said about arguments without compiling anything."""
+    """What can be said about arguments without compiling anything. Raises `Invalid`."""
+    known = next((action.parameters for action in ACTIONS if action.name == request.action), {})
+    unknown = sorted(request.arguments.keys() - known.keys())
+    if known and unknown:
+        raise Invalid(f"{request.action} does not take {', '.join(unknown)}", hint=f"it takes: {', '.join(known)}")
     if request.action == SAMPLE:
         aer.read_sampling(request.arguments, request.shots_max)
     elif request.action == OPTIMIZE:
