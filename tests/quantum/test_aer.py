@@ -117,7 +117,7 @@ def test_a_simulator_that_fails_is_a_fault_and_never_a_count(monkeypatch: pytest
         def result(self) -> Failing:
             return self
 
-    monkeypatch.setattr(aer, "_simulator", lambda _: Failing())
+    monkeypatch.setattr(aer, "_simulator", lambda *_: Failing())
     with pytest.raises(DeviceFault, match="out of range"):
         run(request(circuit=BELL))
 
