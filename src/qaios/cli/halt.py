@@ -54,7 +54,6 @@ def halt(device: str | None, everything: bool, form: str) -> None:
     outcomes = carry_out(entries)
     took_ms = (time.perf_counter() - began_s) * 1000
     told, note = tell_node(home, device)
-    _report(outcomes, took_ms, told, note, form)
     if not any(outcome.done for outcome in outcomes) and not told:
         from qaios.core.errors import NotFound
 
@@ -62,6 +61,7 @@ def halt(device: str | None, everything: bool, form: str) -> None:
             f"nothing was halted: there is no recipe for {device or 'any device'}, and {note}",
             hint="look with: qai devices",
         )
+    _report(outcomes, took_ms, told, note, form)
     if any(outcome.wrong for outcome in outcomes) and not told:
         raise SystemExit(1)
 

@@ -3,7 +3,9 @@
 `VehicleLink` owns the socket: it decodes what the vehicle says into `Seen` (mode, place, battery, mission, lidar,
 air samples), sends our heartbeat once a second of the site's clock, and notices when the vehicle falls silent.
 Everything above it waits through `expect` (a message that answers) or `until` (a state that becomes true); both
-end with `DeviceLost` when no HEARTBEAT came for `lost_after_s`, since nothing else says that a vehicle is gone.
+end with `DeviceLost` when the vehicle is lost: no HEARTBEAT for `lost_after_s` and nothing else for a third of it.
+The second half is there because a link that drops 5 % drops three heartbeats in a row every few vehicle-hours, and
+a drone that is plainly talking is not gone. Without HEARTBEAT for three times as long it is lost whatever it says.
 
 MAVLink 2, common dialect (mavlink.io/en/messages/common.html); modes as PX4 codes them. pymavlink encodes and
 decodes and does nothing else, and is imported when the link opens.
@@ -19,7 +21,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from qaios.contracts import Clock
-from qaios.core.errors import DeviceFault, DeviceLost
+from qaios.core.errors import DeviceFault, DeviceLost, Unreachable
 from qaios.robotics.geo import Origin
 
 GROUND_SYSTEM, GROUND_COMPONENT = 250, 190  # MAV_COMP_ID_MISSIONPLANNER: a ground station's planner
@@ -29,6 +31,17 @@ ARMED = 128  # MAV_MODE_FLAG_SAFETY_ARMED
 AUTO = 4  # PX4's main mode in which the vehicle flies itself
 AUTO_MODES = {1: "ready", 2: "takeoff", 3: "hold", 4: "mission", 5: "return", 6: "land"}
 HUMAN_MODES = {1: "manual", 2: "altitude", 3: "position", 5: "acro", 6: "offboard", 7: "stabilized", 8: "rattitude"}
+
+
+class VehicleLost(DeviceLost):
+    """`silent_s`: how long it had been silent when that was noticed, in seconds of the site's clock."""
+
+    def __init__(self, name: str, heartbeat_s: float, lost_s: float) -> None:
+        super().__init__(
+            f"{name} is lost: last HEARTBEAT at {heartbeat_s:.2f} s, noticed at {lost_s:.2f} s",
+            hint="Look at the vehicle; its own failsafe brings it home when only the link is gone.",
+        )
+        self.silent_s = round(lost_s - heartbeat_s, 3) if math.isfinite(heartbeat_s) else None
 
 
 @dataclass(slots=True)
@@ -48,6 +61,7 @@ class Seen:
     """What the vehicle last said of itself. Times are seconds on the site's clock unless they say boot."""
 
     heartbeat_s: float = -math.inf
+    packet_s: float = -math.inf  # anything at all
     custom_mode: int = 0
     armed: bool = False
     position_m: tuple[float, float, float] | None = None  # east, north, up above home
@@ -188,12 +202,8 @@ class VehicleLink(asyncio.DatagramProtocol):
             self._waiters.remove(waiter)
             alarm.cancel()
 
-    def loss(self) -> DeviceLost:
-        return DeviceLost(
-            f"{self.name} is lost: last HEARTBEAT at {self.seen.heartbeat_s:.2f} s, "
-            f"noticed at {self.lost_s or self.clock.now_s():.2f} s",
-            hint="Look at the vehicle; its own failsafe brings it home when only the link is gone.",
-        )
+    def loss(self) -> VehicleLost:
+        return VehicleLost(self.name, self.seen.heartbeat_s, self.lost_s or self.clock.now_s())
 
     def _fail(self, error: Exception) -> None:
         for waiter in self._waiters:
@@ -212,13 +222,25 @@ class VehicleLink(asyncio.DatagramProtocol):
             if now_s >= due_s:
                 self.send(self._dialect.MAVLink_heartbeat_message(6, 8, 0, 0, 4, 3))  # a GCS, active
                 due_s = now_s + HEARTBEAT_S
-            heard_s = max(self.seen.heartbeat_s, opened_s)
-            silent = silent + 1 if now_s - heard_s > self.lost_after_s else 0
+            silent = silent + 1 if self._silent(now_s, opened_s) else 0
             if silent >= 2 and self.lost_s is None:
-                self.lost_s = now_s
-                self._fail(self.loss())
-                self._changed()
-            await self.clock.sleep(LOOK_S)
+                self._lose(now_s)
+            try:
+                await self.clock.sleep(LOOK_S)
+            except Unreachable:
+                # The clock went with the world, and so did the vehicle.
+                self._lose(self.clock.now_s())
+                return
+
+    def _silent(self, now_s: float, opened_s: float) -> bool:
+        quiet_s = now_s - max(self.seen.heartbeat_s, opened_s)
+        mute_s = now_s - max(self.seen.packet_s, opened_s)
+        return (quiet_s > self.lost_after_s and mute_s > self.lost_after_s / 3.0) or quiet_s > 3.0 * self.lost_after_s
+
+    def _lose(self, now_s: float) -> None:
+        self.lost_s = now_s
+        self._fail(self.loss())
+        self._changed()
 
     def _changed(self) -> None:
         if self.on_change is not None:
@@ -237,6 +259,7 @@ class VehicleLink(asyncio.DatagramProtocol):
             name = message.get_type()
             if name == "BAD_DATA" or message.get_srcSystem() != self.sysid:
                 continue
+            self.seen.packet_s = self.clock.now_s()
             read = _READERS.get(name)
             if read is not None:
                 read(self, message)

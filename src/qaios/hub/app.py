@@ -98,8 +98,8 @@ class Hub:
             raise Invalid(f"the header Idempotency-Key must hold 1 to {KEY_MAX_CHARACTERS} characters")
         if request.headers.get("content-type", "") != ENVELOPE_MEDIA_TYPE:
             raise HTTPException(415, f"a report comes as {ENVELOPE_MEDIA_TYPE}")
-        async with self._uploads:
-            with self._announced(key):
+        with self._announced(key):
+            async with self._uploads:
                 envelope = Envelope.decode(await _body(request, ENVELOPE_MAX_BYTES))
                 if envelope.key != key:
                     raise Invalid("the header Idempotency-Key and the key in the envelope differ")
@@ -111,14 +111,14 @@ class Hub:
         wait_s = _number(request, "wait_s", 0.0, WAIT_MAX_S)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(wait_s):
-                while events := self._receiving.get(key):
-                    await events[0].wait()
-        if self._receiving.get(key):
-            return _json({"state": "receiving", "key": key}, status=202)
+                while arrivals := self._receiving.get(key):
+                    await arrivals[0].wait()
         receipt = await self._in_store(self._store.receipt, key)
-        if receipt is None:
-            raise NotFound(f"no report is stored under key {key!r}")
-        return _json(receipt)
+        if receipt:
+            return _json(receipt)
+        if key in self._receiving:  # looked at last, so that one which arrived meanwhile is never called unknown
+            return _json({"state": "receiving", "key": key}, status=202)
+        raise NotFound(f"no report is stored under key {key!r}")
 
     async def receipts(self, request: Request) -> Response:
         after = int(_number(request, "after", 0, 2**62))

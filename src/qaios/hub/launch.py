@@ -64,7 +64,10 @@ def stop(home: Path, *, timeout_s: float = STOP_TIMEOUT_S) -> bool:
     address = attach(home)
     if address is None:
         return False
-    watch = os.pidfd_open(address.pid)  # Names this very process, whatever becomes of the number.
+    try:
+        watch = os.pidfd_open(address.pid)  # Names this very process, whatever becomes of the number.
+    except ProcessLookupError:
+        return False
     try:
         signal.pidfd_send_signal(watch, signal.SIGTERM)
         if not select.select([watch], [], [], timeout_s)[0]:
