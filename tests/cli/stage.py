@@ -83,7 +83,7 @@ async def _made(outcome: str) -> FakeNode:
 
 
 def steady(text: str, home: Path, *folders: Path) -> str:
-    """The text without what differs from run to run: folders and milliseconds."""
+    """The text without what differs from run to run: folders, ports and milliseconds."""
     for folder, word in ((home, "HOME"), *((folder, "FOLDER") for folder in folders)):
         text = text.replace(str(folder), word)
-    return re.sub(r"\bin \d+ ms", "in N ms", text)
+    return re.sub(r"\bin \d+ ms", "in N ms", re.sub(r"127\.0\.0\.1:\d+", "127.0.0.1:PORT", text))

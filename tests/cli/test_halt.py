@@ -23,12 +23,12 @@ from qaios.client.run_files import (
     write_node_file,
     write_private,
 )
-from qaios.core.values import DatagramHalt, SignalHalt
-from qaios.system.halting import write_recipes
+from qaios.core.values import DatagramHalt, HaltRecipe, SignalHalt
+from qaios.engines.halting import HaltTable
 from tests.cli.stage import node_in, qai
 
 
-def recipes(home: Path, *entries: dict[str, Any]) -> None:
+def table(home: Path, *entries: dict[str, Any]) -> None:
     write_private(halt_file_path(home), json.dumps(entries))
 
 
@@ -48,7 +48,8 @@ def vehicle() -> Any:
 
 def test_the_table_the_system_writes_is_the_table_it_reads(home: Path) -> None:
     (home / "run").mkdir()
-    write_recipes(home, {"drone-1": [DatagramHalt("127.0.0.1", 14550, b"\xfd\x00"), SignalHalt(42, 15, 7.5)]})
+    recipes: list[HaltRecipe] = [DatagramHalt("127.0.0.1", 14550, b"\xfd\x00"), SignalHalt(42, 15, 7.5)]
+    HaltTable(home, lambda: {"drone-1": recipes}).write()
     assert read_halt_file(home) == [
         {
             "device": "drone-1",
@@ -68,7 +69,7 @@ def test_the_table_the_system_writes_is_the_table_it_reads(home: Path) -> None:
 def test_a_datagram_reaches_the_vehicle_with_no_node_at_all(home: Path, vehicle: socket.socket) -> None:
     payload = base64.b64encode(b"\xfdhold").decode()
     port = vehicle.getsockname()[1]
-    recipes(
+    table(
         home,
         {"device": "drone-1", "recipes": [{"type": "datagram", "host": "127.0.0.1", "port": port, "payload": payload}]},
         {"device": "drone-2", "recipes": [{"type": "datagram", "host": "127.0.0.1", "port": 9, "payload": "AA=="}]},
@@ -90,10 +91,10 @@ def test_a_process_is_signalled_but_not_another_one_that_got_its_number(home: Pa
         assert started_s is not None
         assert is_running(child.pid, started_s)
         recipe = {"type": "signal", "pid": child.pid, "signal": int(signal.SIGTERM), "started_s": started_s - 500}
-        recipes(home, {"device": "cpu-0", "recipes": [recipe]})
+        table(home, {"device": "cpu-0", "recipes": [recipe]})
         assert "had already ended" in qai("halt", "cpu-0").out
         assert child.poll() is None
-        recipes(home, {"device": "cpu-0", "recipes": [{**recipe, "started_s": started_s}]})
+        table(home, {"device": "cpu-0", "recipes": [{**recipe, "started_s": started_s}]})
         assert qai("halt", "--all").code == 0
         assert child.wait(10) == -signal.SIGTERM
         assert not is_running(child.pid, started_s)
@@ -104,7 +105,7 @@ def test_a_stuck_node_does_not_stand_in_the_way(home: Path, vehicle: socket.sock
         write_node_file(home, url=f"http://127.0.0.1:{deaf.getsockname()[1]}", token="t", started=time.time())
         port = vehicle.getsockname()[1]
         recipe = {"type": "datagram", "host": "127.0.0.1", "port": port, "payload": "aG9sZA=="}
-        recipes(home, {"device": "drone-1", "recipes": [recipe]})
+        table(home, {"device": "drone-1", "recipes": [recipe]})
         result = qai("halt", "--all")
     assert vehicle.recv(100) == b"hold"
     assert result.code == 0
@@ -114,7 +115,7 @@ def test_a_stuck_node_does_not_stand_in_the_way(home: Path, vehicle: socket.sock
 def test_one_bad_recipe_does_not_keep_the_others_from_being_done(home: Path, vehicle: socket.socket) -> None:
     port = vehicle.getsockname()[1]
     good = {"type": "datagram", "host": "127.0.0.1", "port": port, "payload": "aG9sZA=="}
-    recipes(home, {"device": "a", "recipes": [{"type": "prayer"}]}, {"device": "b", "recipes": [good]})
+    table(home, {"device": "a", "recipes": [{"type": "prayer"}]}, {"device": "b", "recipes": [good]})
     result = qai("halt", "--all", "-o", "json")
     assert vehicle.recv(100) == b"hold"
     assert "prayer" in json.loads(result.out)[0]["wrong"][0]

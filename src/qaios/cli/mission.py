@@ -7,7 +7,7 @@ goes to stdout, what happens meanwhile to stderr.
 from __future__ import annotations
 
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -234,27 +234,30 @@ def _seconds(text: str | None) -> float | None:
 
 
 def _load(file: Path, profile: str | None) -> tuple[MissionDocument, str | None]:
-    """The document, checked against the fleet that would run it: the running node's, or that of the profile, which is
-    returned when a node has to be booted."""
-    from qaios.bridge.missions import load_mission, read_mission
-    from qaios.client.local import catalogue, profile_for
+    """The document, checked against the fleet that would run it: the running node's, or that of a profile, which is
+    returned because a node of it has to be booted."""
+    from qaios.bridge.missions import check_document, load_mission, read_mission
+    from qaios.client.local import catalogue, fleet_for
     from qaios.core.errors import MissionInvalid
 
     content = sys.stdin.buffer.read() if str(file) == "-" else None
 
-    def read(specs: list[DeviceSpec] | None) -> MissionDocument:
+    def read(specs: Sequence[DeviceSpec] | None) -> MissionDocument:
         if content is None:
             return load_mission(file, specs)
         return read_mission(content, file="<stdin>", folder=Path.cwd(), catalogue=specs)
 
-    specs = _running_catalogue()
-    if specs is not None:
-        return read(specs), None
+    running = _running_catalogue()
+    if running is not None:
+        return read(running), None
     try:
-        chosen: str | None = profile_for(read(None), profile=profile)
+        document = read(None)
     except MissionInvalid:
-        chosen = profile  # the faults of the file are told below, together with what the fleet cannot do
-    return read(list(catalogue(profile=chosen))), chosen
+        read(catalogue(profile=profile))  # tells the file's faults together with what the fleet cannot do
+        raise
+    chosen, specs = fleet_for(document, profile=profile)
+    # Only where there are such faults is the file read again, to say where they are.
+    return (read(specs) if check_document(document, specs) else document), chosen
 
 
 def _running_catalogue() -> list[DeviceSpec] | None:

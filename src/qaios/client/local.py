@@ -11,6 +11,7 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from qaios.core.errors import Invalid
 from qaios.core.values import Artifact, DeviceSpec
 from qaios.schema.mission import MissionDocument
 
@@ -47,20 +48,41 @@ def catalogue(*, home: Path | None = None, profile: str | None = None) -> Sequen
     return [device.spec for device in composition.devices(settings, site)]
 
 
-def profile_for(document: MissionDocument, *, home: Path | None = None, profile: str | None = None) -> str:
-    """The profile a mission runs in: the one asked for, else the document's, else the settings' when its devices
-    offer every action the mission names, else the first profile whose devices do, else the settings'."""
+def fleet_for(
+    document: MissionDocument, *, home: Path | None = None, profile: str | None = None
+) -> tuple[str, Sequence[DeviceSpec]]:
+    """The profile a mission runs in and the devices of that profile.
+
+    It is the one asked for, else the document's, else the settings' when its devices offer every action the mission
+    names, else the first profile whose devices do, else the settings'. Raises `Invalid` when a profile that was
+    needed for the answer cannot be composed.
+    """
     from qaios.system.config import PROFILES, Settings
 
-    if profile or document.profile:
-        return profile or document.profile
+    told = profile or document.profile
+    if told:
+        return told, catalogue(home=home, profile=told)
     own = Settings.load(home=home).profile
-    wanted = {task.do for task in document.tasks.values()}
-    for candidate in dict.fromkeys([own, *PROFILES]):
-        specs = catalogue(home=home, profile=candidate)
-        if wanted <= {action.name for spec in specs for action in spec.actions}:
-            return candidate
-    return own
+    fleet = catalogue(home=home, profile=own)
+    if _offers(fleet, document):
+        return own, fleet
+    broken: Invalid | None = None
+    for other in PROFILES:
+        try:
+            specs = catalogue(home=home, profile=other)
+        except Invalid as error:
+            broken = broken or error
+            continue
+        if _offers(specs, document):
+            return other, specs
+    if broken is not None:
+        raise broken
+    return own, fleet
+
+
+def _offers(fleet: Sequence[DeviceSpec], document: MissionDocument) -> bool:
+    offered = {action.name for spec in fleet for action in spec.actions}
+    return all(task.do in offered or task.fallback in offered for task in document.tasks.values())
 
 
 class _Nothing:
