@@ -1,0 +1,48 @@
+"""Every built-in driver's record keeps the promises of the kit."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from qaios.drivers import aer, compute, hub, liquid, mavlink
+from qaios.drivers.mavlink_plans import Endpoint, MavlinkConfig
+from qaios.testing.driver_kit import DriverKit
+
+ROOT = Path(__file__).parents[2]
+
+
+class BuiltInDriverKit(DriverKit):
+    lacks = {"twin_case": "there is no twin: the twin behaves as the estimate says"}
+
+    def entry_points(self) -> Mapping[str, str]:
+        """Of the source tree, installed or not."""
+        project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+        points: Mapping[str, str] = project["entry-points"]["qaios.drivers"]
+        return points
+
+
+class TestCompute(BuiltInDriverKit):
+    driver, module = compute.DRIVER, "qaios.drivers.compute"
+
+
+class TestAer(BuiltInDriverKit):
+    driver, module = aer.DRIVER, "qaios.drivers.aer"
+
+
+class TestHub(BuiltInDriverKit):
+    driver, module = hub.DRIVER, "qaios.drivers.hub"
+
+
+class TestLiquid(BuiltInDriverKit):
+    driver, module = liquid.DRIVER, "qaios.drivers.liquid"
+
+
+class TestMavlink(BuiltInDriverKit):
+    driver, module = mavlink.DRIVER, "qaios.drivers.mavlink"
+
+    def configured(self) -> Any:
+        """Without a simulated world it has the vehicles it is told of, and no other."""
+        return MavlinkConfig(vehicles=(Endpoint("drone-1", "127.0.0.1", 14550, 1),))
