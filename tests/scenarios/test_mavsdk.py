@@ -47,9 +47,7 @@ async def test_mavsdk_discovers_uploads_arms_takes_off_flies_the_mission_and_ret
         items = []
         for east, north, up in WAYPOINTS_M:
             lat, lon = frame.to_globe(east, north)
-            items.append(
-                MissionItem(lat, lon, up, speed_m_s=5.0, is_fly_through=True, acceptance_radius_m=1.5)
-            )
+            items.append(MissionItem(lat, lon, up, speed_m_s=5.0, is_fly_through=True, acceptance_radius_m=1.5))
         await mission.upload_mission(MissionPlan(items))
         assert len((await mission.download_mission()).mission_items) == len(items)
 
