@@ -140,7 +140,8 @@ def _wait_until_ready(home: Path, child: subprocess.Popen[bytes], log: Path) -> 
 def shutdown() -> None:
     """End the running node in good order."""
     from qaios.cli.nodes import ask
-    from qaios.client.run_files import home_folder, is_running, read_node_file
+    from qaios.client.finding import is_running
+    from qaios.client.run_files import home_folder, read_node_file
     from qaios.core.errors import DeadlineMissed, Unreachable
 
     home = home_folder()

@@ -28,6 +28,7 @@ T = TypeVar("T")
 EXIT_FAILED = 1
 EXIT_INVALID = 4
 EXIT_INTERRUPTED = 130
+GUEST_FAREWELL_S = 1.0  # for the other command line to fetch its report
 
 _FILE = click.argument("file", type=click.Path(dir_okay=False, allow_dash=True, path_type=Path))
 _PROFILE = click.option("--profile", help="Which devices to use where no node is running: local or sim.")
@@ -297,11 +298,14 @@ def _with_node(
 
 async def _see_guests_off(node: Node, before: set[str]) -> None:
     """While this node lived, other command lines may have found it and brought missions: let those end too."""
+    import asyncio
+
     for view in await node.missions():
         if view.state == "running" and view.id not in before:
             click.echo(f"waiting for mission {view.id}, which came from elsewhere", err=True)
             async for _ in node.watch(view.id):
                 pass
+            await asyncio.sleep(GUEST_FAREWELL_S)
 
 
 def _submit_only(document: MissionDocument, seed: int | None, key: str | None, form: str) -> None:
