@@ -6,17 +6,18 @@ import asyncio
 import contextlib
 import socket
 import sqlite3
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 import pytest
 import uvicorn
+from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from qaios.contracts import Site
+from qaios.contracts import Device, Site
 from qaios.core.errors import DeviceFault, Invalid, OutcomeUnknown, Refused
 from qaios.core.values import Artifact, Done, Never, Result, Running, Shape, Task, Unknown
 from qaios.drivers.hub import DRIVER, HubConfig, HubDevice
@@ -26,6 +27,7 @@ from qaios.security.files import write_durably
 from qaios.security.keys import Identity, Role
 from qaios.security.statements import HubAddress, Receipt, Report
 from qaios.testing.clock import FakeClock
+from qaios.testing.device_kit import DeviceKit
 from qaios.testing.memory import FakeAttempt, MemoryArtifacts
 
 TOKEN, JOIN = "token", "join"
@@ -39,7 +41,10 @@ class LocalHub:
         self.hold = asyncio.Event()  # cleared: reports are read and then nothing happens until it is set
         self.hold.set()
         self.held = asyncio.Event()  # a report has come and is being held
+        self.hold_from_bytes = 0  # only reports of at least this size are held
         self.deaf_to_answers = False  # reports are stored, and the connection is cut instead of answering
+        self.fails_from_bytes = 2**40  # reports of at least this size are answered with an error
+        self.slow_to_list = False
 
     @contextlib.asynccontextmanager
     async def serve(self) -> AsyncIterator[LocalHub]:
@@ -50,7 +55,9 @@ class LocalHub:
                 contextlib.closing(Store(self.home / "hub", identity, now_s=lambda: 1.0e9))
             )
             hub = Hub(self.store, identity.public, join=JOIN, executor=executor)
-            listening = opened.enter_context(socket.create_server(("127.0.0.1", 0)))
+            listening = opened.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP))
+            listening.bind(("127.0.0.1", 0))
+            listening.listen()
             self.address = HubAddress(
                 0, 0.0, f"http://127.0.0.1:{listening.getsockname()[1]}", TOKEN, JOIN, identity.public.fingerprint
             )
@@ -63,7 +70,7 @@ class LocalHub:
                 yield self
             finally:
                 self.hold.set()
-                server.should_exit = True
+                server.should_exit = server.force_exit = True
                 await serving
 
     def announce(self, address: HubAddress) -> None:
@@ -71,20 +78,38 @@ class LocalHub:
 
     def _stumbling(self, app: ASGIApp) -> ASGIApp:
         async def stumbling(scope: Scope, receive: Receive, send: Send) -> None:
-            if scope["type"] != "http" or (scope["method"], scope["path"]) != ("POST", "/v1/reports"):
+            if scope["type"] != "http" or scope["path"] != "/v1/reports":
                 await app(scope, receive, send)
+            elif scope["method"] == "GET":
+                await (self._hold_until_it_hangs_up(receive) if self.slow_to_list else app(scope, receive, send))
             elif self.deaf_to_answers:
                 await app(scope, receive, _nowhere)
                 raise ConnectionResetError("the line is cut")
-            elif self.hold.is_set():
-                await app(scope, receive, send)
-            else:
+            elif not self.hold.is_set() and _length(scope) >= self.hold_from_bytes:
                 self.held.set()
-                await self.hold.wait()
-                with contextlib.suppress(OSError):
-                    await app(scope, receive, send)
+                await self._hold_until_it_hangs_up(receive)
+            elif _length(scope) >= self.fails_from_bytes:
+                await Response("the hub is out of order", 500)(scope, receive, send)
+            else:
+                await app(scope, receive, send)
 
         return stumbling
+
+    async def _hold_until_it_hangs_up(self, receive: Receive) -> None:
+        hangs_up = asyncio.create_task(_end_of(receive))
+        freed = asyncio.create_task(self.hold.wait() if not self.hold.is_set() else asyncio.Event().wait())
+        await asyncio.wait((hangs_up, freed), return_when=asyncio.FIRST_COMPLETED)
+        for task in (hangs_up, freed):
+            task.cancel()
+
+
+async def _end_of(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _length(scope: Scope) -> int:
+    return int(dict(scope["headers"]).get(b"content-length", b"0"))
 
 
 async def _nowhere(_message: Any) -> None:
@@ -345,3 +370,44 @@ def test_the_driver_makes_one_device(site: Site) -> None:
     (device,) = DRIVER.devices(HubConfig(), site)
     assert (device.spec.name, device.spec.kind, device.spec.simulated) == ("hub", "hub", False)
     assert isinstance(Result(), Result)
+
+
+class TestHubDevice(DeviceKit):
+    """It keeps every promise of `Device`."""
+
+    lacks: ClassVar[Mapping[str, str]] = {
+        "unknown_key": "a hub that can be reached knows every key; of one that cannot, see the tests above",
+        "batch": "it takes one report at a time",
+    }
+
+    def make(self, site: Site) -> Device:
+        return HubDevice(HubConfig(), site)
+
+    def unopenable(self, site: Site) -> Device:
+        return HubDevice(HubConfig(name="away", url=unused_url(), token=TOKEN), site)
+
+    @contextlib.asynccontextmanager
+    async def surroundings(self, site: Site) -> AsyncIterator[None]:
+        self.hub = LocalHub(Path(site.home))
+        self.hub.hold.clear()
+        self.hub.hold_from_bytes, self.hub.fails_from_bytes = 60_000, 30_000
+        async with self.hub.serve():
+            yield
+
+    def task(self) -> Task:
+        return upload()
+
+    def slow_task(self) -> Task:
+        return upload({"name": "slow", "content": "x" * 60_000})
+
+    def faulty_task(self) -> Task:
+        return upload({"name": "faulty", "content": "x" * 30_000})
+
+    def bad_tasks(self) -> Sequence[Task]:
+        return [*super().bad_tasks(), upload({"name": "r"}), upload({"name": "r", "content": 1, "x": 1})]
+
+    def effects(self, device: Device) -> int:
+        return self.hub.store.count()
+
+    def slow_observe(self, device: Device) -> None:
+        self.hub.slow_to_list = True

@@ -10,7 +10,7 @@ random bytes) and are left out of the canonical digest.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import numpy as np
@@ -246,11 +246,21 @@ def _enc_hook(value: Any) -> Any:
 
 
 def _ext_hook(code: int, data: memoryview) -> Any:
+    if code not in _CODES:
+        raise msgspec.DecodeError(f"no column has the type code {code}")
+    if len(data) % _CODES[code].itemsize:
+        raise msgspec.DecodeError(f"{len(data)} bytes are no whole number of {_CODES[code]} items")
     # Copied, so that a block of the journal can be freed while its columns live on.
     return np.frombuffer(data, dtype=_CODES[code]).copy()
 
 
-def _dec_hook(_expected: type, value: Any) -> Any:
+def _dec_hook(expected: Any, value: Any) -> Any:
+    """A column of another type than its field's would be read as other numbers: refused."""
+    if not isinstance(value, np.ndarray):
+        raise ValueError("a column is not one")
+    wanted = np.dtype(get_args(get_args(expected)[1])[0])
+    if value.dtype != wanted:
+        raise ValueError(f"a column of {wanted} holds {value.dtype}")
     return value
 
 

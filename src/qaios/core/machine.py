@@ -220,13 +220,17 @@ class Machine:
             self.more_after.setdefault(child, []).extend(int(one) for one in dependents)
         released = self._release(new[self.waits[new] == 0], event.at_s)
         if not event.repairs:
-            return released
+            # Nothing was added to a mission that had ended: it still has.
+            return _joined(released, Effects(missions=self._missions_ended(ev.ids_of(parent), event.at_s)))
         return _joined(released, self._end(ev.ids_of(parent), TaskState.REPAIRED, event.at_s))
 
     def _on_placed(self, event: ev.TasksPlaced) -> Effects:
         self._expect(event.ids, TaskState.READY)
         count = len(event.ids)
-        for column, table, word in ((event.device, event.devices, "device"), (event.decision, event.decisions, "decision")):
+        for column, table, word in (
+            (event.device, event.devices, "device"),
+            (event.decision, event.decisions, "decision"),
+        ):
             if len(column) != count or (count and int(column.max()) >= len(table)):
                 raise IllegalEvent(f"{count} tasks are placed with a {word} column that does not fit its table")
         if len(event.effectful) != count:
@@ -407,14 +411,16 @@ class Machine:
         segment = self._segment(task)
         return segment.columns.names[task - segment.first].decode()
 
+    def own_arguments(self, task: int) -> bytes:
+        """Those a task does not share with its shape, packed; empty where it shares all."""
+        segment = self._segment(task)
+        return b"" if segment.columns.arguments is None else segment.columns.arguments[task - segment.first]
+
     def arguments(self, task: int) -> Mapping[str, Any]:
         """As written: references unresolved."""
-        segment = self._segment(task)
-        if segment.columns.arguments is not None:
-            own = segment.columns.arguments[task - segment.first]
-            if own:
-                decoded: dict[str, Any] = msgspec.msgpack.decode(own, type=dict[str, Any])
-                return decoded
+        if own := self.own_arguments(task):
+            decoded: dict[str, Any] = msgspec.msgpack.decode(own, type=dict[str, Any])
+            return decoded
         form: Mapping[str, Any] = self.shapes[self.shape[task]].form
         return form
 

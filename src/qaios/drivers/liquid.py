@@ -49,6 +49,7 @@ MAP = ActionSpec(
         "epochs": "work of the training, 1 to 2000 (150)",
         "seed": "of all chance in the training; drawn from the mission's seed when not given",
         "title": "the headline of the picture",
+        "picture": "false: draw none (true)",
     },
     required=("samples",),
 )

@@ -257,8 +257,7 @@ class Drone:
     # -- doing --------------------------------------------------------------------------------------------------
 
     async def execute(self, task: Task, attempt: Attempt) -> Result:
-        if self.spec.action(task.action) is None:
-            raise Refused(f"{self.spec.name} has no action {task.action}")
+        self._check(task)
         self._records.admit(attempt.epoch)
         known = self._once.recall(attempt.key)
         if isinstance(known, Never):
@@ -268,6 +267,19 @@ class Drone:
             if self._once.busy:
                 raise Refused(f"{self.spec.name} is flying another task")
         return await self._once.run(attempt.key, lambda: self._fly(task, attempt))
+
+    def _check(self, task: Task) -> None:
+        """Raise `Refused` for what is wrong with a task before anything is asked of the vehicle."""
+        action = self.spec.action(task.action)
+        if action is None:
+            raise Refused(f"{self.spec.name} has no action {task.action}")
+        given = set(task.arguments)
+        strange, missing = given - set(action.parameters), set(action.required) - given
+        if strange or missing:
+            what = [f"unknown {name}" for name in sorted(strange)] + [f"missing {name}" for name in sorted(missing)]
+            raise Refused(
+                f"{task.action}: {', '.join(what)}", hint=f"It takes {', '.join(action.parameters) or 'no arguments'}."
+            )
 
     async def _fly(self, task: Task, attempt: Attempt) -> Result:
         link, halts = self._open_link(), self._halts

@@ -33,6 +33,17 @@ AUTO_MODES = {1: "ready", 2: "takeoff", 3: "hold", 4: "mission", 5: "return", 6:
 HUMAN_MODES = {1: "manual", 2: "altitude", 3: "position", 5: "acro", 6: "offboard", 7: "stabilized", 8: "rattitude"}
 
 
+class VehicleLost(DeviceLost):
+    """`silent_s`: how long it had been silent when that was noticed, in seconds of the site's clock."""
+
+    def __init__(self, name: str, heartbeat_s: float, lost_s: float) -> None:
+        super().__init__(
+            f"{name} is lost: last HEARTBEAT at {heartbeat_s:.2f} s, noticed at {lost_s:.2f} s",
+            hint="Look at the vehicle; its own failsafe brings it home when only the link is gone.",
+        )
+        self.silent_s = round(lost_s - heartbeat_s, 3) if math.isfinite(heartbeat_s) else None
+
+
 @dataclass(slots=True)
 class Progress:
     """MISSION_CURRENT: `state` is MAVLink's MISSION_STATE, `id` the opaque id of the plan."""
@@ -191,12 +202,8 @@ class VehicleLink(asyncio.DatagramProtocol):
             self._waiters.remove(waiter)
             alarm.cancel()
 
-    def loss(self) -> DeviceLost:
-        return DeviceLost(
-            f"{self.name} is lost: last HEARTBEAT at {self.seen.heartbeat_s:.2f} s, "
-            f"noticed at {self.lost_s or self.clock.now_s():.2f} s",
-            hint="Look at the vehicle; its own failsafe brings it home when only the link is gone.",
-        )
+    def loss(self) -> VehicleLost:
+        return VehicleLost(self.name, self.seen.heartbeat_s, self.lost_s or self.clock.now_s())
 
     def _fail(self, error: Exception) -> None:
         for waiter in self._waiters:

@@ -17,6 +17,13 @@ from typing import Any
 Callback = Callable[[Sequence[Any]], None]
 
 
+class _Listener:
+    """One registration: the same callback may be on a topic twice and is taken off one at a time."""
+
+    def __init__(self, callback: Callback) -> None:
+        self.call = callback
+
+
 class Subscription:
     """One bounded queue of batches. `dropped` counts batches its reader was too slow for."""
 
@@ -45,25 +52,25 @@ class LocalBus:
     """The bus of one node. Used from one event loop only."""
 
     def __init__(self, on_error: Callable[[str, Exception], None]) -> None:
-        self._listeners: dict[str, list[Callback]] = defaultdict(list)
+        self._listeners: dict[str, list[_Listener]] = defaultdict(list)
         self._on_error = on_error
 
     def publish(self, topic: str, batch: Sequence[Any]) -> None:
-        for callback in tuple(self._listeners[topic]):
+        for listener in tuple(self._listeners.get(topic, ())):
             try:
-                callback(batch)
+                listener.call(batch)
             except Exception as error:  # noqa: BLE001 - a listener is not ours; the boundary converts
-                self._listeners[topic].remove(callback)
+                self._drop(topic, listener)
                 self._on_error(topic, error)
 
     def listen(self, topic: str, callback: Callback) -> Callable[[], None]:
-        self._listeners[topic].append(callback)
+        listener = _Listener(callback)
+        self._listeners[topic].append(listener)
+        return lambda: self._drop(topic, listener)
 
-        def stop() -> None:
-            if callback in self._listeners[topic]:
-                self._listeners[topic].remove(callback)
-
-        return stop
+    def _drop(self, topic: str, listener: _Listener) -> None:
+        if listener in self._listeners[topic]:
+            self._listeners[topic].remove(listener)
 
     @asynccontextmanager
     async def subscribe(self, topic: str, *, batches_max: int = 256) -> AsyncIterator[Subscription]:

@@ -44,4 +44,4 @@ def next_rung(failure: Failure) -> Rung:
 
 def backoff_s(tries: int, *, first_s: float = 0.25, limit_s: float = 30.0) -> float:
     """Exponential back-off before try number `tries + 1`."""
-    return float(min(limit_s, first_s * 2 ** max(0, tries - 1)))
+    return float(min(limit_s, first_s * 2.0 ** min(64, max(0, tries - 1))))

@@ -6,8 +6,9 @@ one step per `aging_s`, so nothing starves. Among devices that can take a task n
 
     score = fidelity − slowness · duration_s − hunger · energy_j − cost
 
-A better device that is busy is waited for when its score is higher even after the wait. Batched actions fill a device in slices of about `slice_s` of its estimated work, so that a thousand short calls
-travel together and two long ones do not queue behind each other.
+A better device that is busy is waited for when its score is higher even after the wait. Batched actions fill a device
+in slices of about `slice_s` of its estimated work, so that a thousand short calls travel together and two long ones
+do not queue behind each other.
 """
 
 from __future__ import annotations
@@ -80,10 +81,18 @@ class _Desk:
     waiting: dict[int, int] = field(default_factory=dict)
     impossible: dict[int, int] = field(default_factory=dict)
     slots: dict[str, _Slot] = field(default_factory=dict)
+    family: dict[str, int] = field(default_factory=dict)  # parent -> attempts it and those carved out of it can take
+    full: set[int] = field(default_factory=set)  # decisions whose every candidate is full: nothing frees in a cycle
     _known: dict[tuple[int, frozenset[str], str], tuple[int, bool]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.slots = {berth.spec.name: _Slot(berth, berth.free) for berth in self.fleet}
+        for berth in self.fleet:
+            if berth.spec.parent:
+                self.family[berth.spec.parent] = max(self.family.get(berth.spec.parent, 0), berth.free)
+        for parent in self.family:
+            if parent in self.slots and not self.slots[parent].berth.unusable:
+                self.family[parent] = self.slots[parent].free
 
     def consider(self, row: int) -> None:
         task, shape = int(self.ready.ids[row]), int(self.ready.shapes[row])
@@ -93,11 +102,13 @@ class _Desk:
         if not possible:
             self.impossible[task] = decision
             return
-        device = self._choose(self.decisions[decision].candidates, shape)
-        if device:
-            self.placed.append(Placement(task, device, decision))
-        else:
-            self.waiting[task] = decision
+        if decision not in self.full:
+            device = self._choose(self.decisions[decision].candidates, shape)
+            if device:
+                self.placed.append(Placement(task, device, decision))
+                return
+            self.full.add(decision)
+        self.waiting[task] = decision
 
     def _choose(self, candidates: Sequence[Candidate], shape: int) -> str:
         """The best device that is free, unless a better one is worth the wait; "" to wait."""
@@ -155,9 +166,12 @@ class _Desk:
         if slot.slices.get(shape, 0) > 0:
             slot.slices[shape] -= 1
             return True
-        if slot.free <= 0:
+        parent = slot.berth.spec.parent or device
+        if slot.free <= 0 or self.family.get(parent, 1) <= 0:
             return False
         slot.free -= 1
+        if parent in self.family:
+            self.family[parent] -= 1
         if self._batched(slot.berth, shape):
             work_s = max(self.estimates(device, shape).duration_s, 1e-9)
             size = int(min(self.policy.slice_tasks_max, max(1, self.policy.slice_s / work_s)))

@@ -59,7 +59,9 @@ class Supervisor:
                 return
             except JournalBroken:
                 raise
-            except Exception as error:  # noqa: BLE001 - this boundary exists to survive them
+            except Exception as error:
+                if isinstance(error, ExceptionGroup) and error.subgroup(JournalBroken) is not None:
+                    raise  # an engine with tasks of its own brings it wrapped
                 if self._clock.now_s() - started_s >= self._calm_s:
                     wait_s = self._first_s
                 record.restarts += 1

@@ -120,7 +120,7 @@ def fit(samples: Samples) -> Field:
 
 def _fit_weights(shape: Shape, samples: Samples, bells_m: Array, floor: float) -> Field:
     scaled = shape.scaled(bells_m)
-    root: Array = np.linalg.cholesky(_bell(scaled, scaled) + JITTER * np.eye(len(bells_m)))
+    root = np.asarray(np.linalg.cholesky(_bell(scaled, scaled) + JITTER * np.eye(len(bells_m))), dtype=np.float64)
     basis = _basis(shape, samples.at_m, bells_m, root)
     whitened, evidence = _most_probable(
         basis, np.full(len(samples), shape.mean), floor, samples, np.zeros(len(bells_m))

@@ -13,7 +13,7 @@ from typing import Any
 from qaios.core.errors import Invalid
 from qaios.learning.pictures import map_picture
 from qaios.learning.plume import map_plume
-from qaios.learning.samples import read
+from qaios.learning.samples import Samples, read
 
 
 def map_task(arguments: dict[str, Any]) -> Generator[dict[str, Any], None, dict[str, Any]]:
@@ -25,24 +25,18 @@ def map_task(arguments: dict[str, Any]) -> Generator[dict[str, Any], None, dict[
     model = value.pop("files")["model"]
     yield {"fraction": 0.95, "note": "drawing"}
     samples = read(arguments["samples"])
-    rows = [[*place, pm25] for place, pm25 in zip(samples.at_m.tolist(), samples.pm25.tolist(), strict=True)]
-    picture = map_picture(
-        value,
-        [
-            [row for row, own in zip(rows, samples.track == number, strict=True) if own]
-            for number in range(int(samples.track.max()) + 1)
-        ],
-        title=title,
-    )
     text = json.dumps(value["map"], separators=(",", ":"), allow_nan=False).encode()
+    artifacts = [
+        {"name": "plume-model.npz", "media_type": "application/x-npz", "content": model},
+        {"name": "plume-map.json", "media_type": "application/json", "content": text},
+    ]
+    if arguments.get("picture", True):
+        content = map_picture(value, _tracks(samples), title=title)
+        artifacts.append({"name": "plume-map.png", "media_type": "image/png", "content": content})
     yield {"fraction": 1.0, "note": f"{value['winner']} has the smallest error"}
     return {
         "value": value,
-        "artifacts": [
-            {"name": "plume-model.npz", "media_type": "application/x-npz", "content": model},
-            {"name": "plume-map.json", "media_type": "application/json", "content": text},
-            {"name": "plume-map.png", "media_type": "image/png", "content": picture},
-        ],
+        "artifacts": artifacts,
         "provenance": {
             "method": f"steady field displaced by a {value['cell']} network trained on the samples",
             "sources": ["arXiv 2106.13898 (CfC)", "Rasmussen & Williams 2006 (Gaussian processes)"],
@@ -51,3 +45,12 @@ def map_task(arguments: dict[str, Any]) -> Generator[dict[str, Any], None, dict[
             "data_sha256": samples.sha256,
         },
     }
+
+
+def _tracks(samples: Samples) -> list[list[list[float]]]:
+    """Per track, [east, north, up, pm25] of its samples."""
+    rows = [[*place, pm25] for place, pm25 in zip(samples.at_m.tolist(), samples.pm25.tolist(), strict=True)]
+    tracks: list[list[list[float]]] = [[] for _ in range(int(samples.track.max()) + 1)]
+    for row, number in zip(rows, samples.track.tolist(), strict=True):
+        tracks[number].append(row)
+    return tracks

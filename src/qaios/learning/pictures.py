@@ -19,7 +19,7 @@ import numpy as np
 from qaios.core.errors import Invalid
 
 VEHICLES = ("#0072B2", "#D55E00", "#CC79A7", "#56B4E9", "#E69F00", "#009E73", "#000000")  # Okabe & Ito 2008
-INK, FAINT, WALL, DANGER = "#22303c", "#8795a1", "#9aa5b1", "#b3261e"
+INK, QUIET, FAINT, WALL, DANGER = "#22303c", "#52606d", "#8795a1", "#9aa5b1", "#b3261e"
 PAPER = "#ffffff"
 Ring = Sequence[Sequence[float]]
 
@@ -58,9 +58,11 @@ def mission_picture(
     """The flown mission as PNG.
 
     All places are metres east and north. `area`, `obstacles`, `no_fly`: rings [[east, north], …], or mappings with
-    one of `ring`, `polygon`, `corners`, `area_m`. `tracks`: vehicle -> [[east, north, …], …] in order of time (rows of six
-    numbers, as samples are, are taken as t, east, north). `plume`: the `map` of `ai.map`. `swaths`: {id, from: [e, n],
-    to: [e, n]} or {id, line: [[e, n], …]}; `flown`: ids. `lost`: {vehicle, east_m, north_m, at_s}. Raises `Invalid`.
+    one of `ring`, `polygon`, `corners`, `area_m`. `tracks`: vehicle -> [[east, north, …], …] in order of time (rows of
+    six numbers, as samples are, are taken as t, east, north). `plume`: the `map` of `ai.map`. `swaths`: {id, from:
+    [e, n], to: [e, n]} or {id, line: [[e, n], …]}; `flown`: ids. `lost`: {vehicle, east_m, north_m, at_s}. `sources`:
+    [{east_m, north_m}], the truth of a simulated world. `metrics`: name with unit last -> number, written at the
+    right. Raises `Invalid`.
     """
     import matplotlib
 
@@ -68,32 +70,37 @@ def mission_picture(
     from matplotlib import pyplot
 
     with pyplot.rc_context(_STYLE):
-        figure, axes = pyplot.subplots(figsize=(width_px / 160.0, width_px / 160.0 * 0.76), dpi=160)
+        figure = pyplot.figure(figsize=(width_px / 160.0, width_px / 160.0 * 0.7), dpi=160)
+        axes, scale = figure.add_axes(_MAP_BOX), figure.add_axes(_SCALE_BOX)
         try:
             border = _ring(area, "area")
-            if plume is not None:
-                _draw_plume(figure, axes, plume)
+            if plume is None:
+                scale.set_visible(False)
+            else:
+                _draw_plume(figure, axes, plume, scale=scale, border=border)
             _draw_ground(axes, border, obstacles, no_fly)
             _draw_swaths(axes, swaths, set(map(str, flown)))
             _draw_tracks(axes, tracks)
+            _frame(axes, border)
             _draw_marks(axes, sources, lost)
-            _finish(figure, axes, border, title, subtitle, metrics or {}, simulated)
+            _metre_axes(axes)
             if wind_mps is not None:
-                _draw_wind(axes, wind_mps)
+                _draw_wind(figure, wind_mps)
+            _draw_panel(figure, axes, title, subtitle, metrics or {}, simulated)
             return _png(figure)
         finally:
             pyplot.close(figure)
 
 
 def map_picture(value: Mapping[str, Any], tracks: Sequence[Sequence[Sequence[float]]], *, title: str) -> bytes:
-    """The map of `ai.map` with where its samples were taken: tracks of [east, north, up, pm25], on the map's own colours."""
+    """The map of `ai.map` and where its samples were taken: tracks of [east, north, up, pm25], in the map's colours."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     with pyplot.rc_context(_STYLE):
-        figure, axes = pyplot.subplots(figsize=(8.4, 6.6), dpi=140)
+        figure, axes = pyplot.subplots(figsize=(8.4, 7.0), dpi=140, layout="constrained")
         try:
             colours = _draw_plume(figure, axes, value["map"])
             for track in tracks:
@@ -128,25 +135,32 @@ _STYLE: dict[str, Any] = {
 }
 
 
-def _draw_plume(figure: Any, axes: Any, plume: Mapping[str, Any]) -> Any:
+def _draw_plume(figure: Any, axes: Any, plume: Mapping[str, Any], *, scale: Any = None, border: Any = None) -> Any:
+    """The map as colours and contours, its scale in the axes `scale`, cut off at the border where there is one."""
+    from matplotlib.patches import Polygon
+
     try:
         east, north, pm25 = (np.asarray(plume[key], dtype=np.float64) for key in ("east_m", "north_m", "pm25_ug_m3"))
     except (KeyError, ValueError, TypeError) as error:
         raise Invalid(f"the plume is no map: {error}", hint="Give plume: ${map.map}, the `map` of `ai.map`.") from error
-    if pm25.shape != (north.size, east.size):
-        raise Invalid(f"the plume has shape {pm25.shape}, its axes say {(north.size, east.size)}")
+    if pm25.shape != (north.size, east.size) or min(pm25.shape) < 2:
+        raise Invalid(f"the plume has shape {pm25.shape}, its axes say {(north.size, east.size)}, at least 2 by 2")
     half_e, half_n = np.diff(east).mean() / 2.0, np.diff(north).mean() / 2.0
     extent = (east[0] - half_e, east[-1] + half_e, north[0] - half_n, north[-1] + half_n)
-    top = max(float(np.quantile(pm25, 0.995)), float(pm25.min()) + 1.0)
-    image = axes.imshow(
-        pm25, origin="lower", extent=extent, cmap="viridis", vmin=float(pm25.min()), vmax=top,
-        interpolation="bicubic", alpha=0.9, zorder=0,
-    )  # fmt: skip
-    levels = np.linspace(float(pm25.min()), top, 7)[1:-1]
-    axes.contour(east, north, pm25, levels=levels, colors=PAPER, linewidths=0.6, alpha=0.55, zorder=1)
-    bar = figure.colorbar(image, ax=axes, fraction=0.034, pad=0.02, extend="max")
+    low = float(pm25.min())
+    top = max(float(np.quantile(pm25, 0.995)), low + 1.0)
+    look = {"origin": "lower", "extent": extent, "cmap": "viridis", "vmin": low, "vmax": top}
+    image = axes.imshow(pm25, interpolation="bicubic", zorder=0, **look)
+    levels = np.linspace(low, top, 7)[1:-1]
+    lines = axes.contour(east, north, pm25, levels=levels, colors=PAPER, linewidths=0.6, alpha=0.5, zorder=1)
+    if border is not None:
+        inside = Polygon(border, transform=axes.transData)
+        image.set_clip_path(inside)
+        lines.set_clip_path(inside)
+    more = {"cax": scale} if scale is not None else {"ax": axes, "fraction": 0.034, "pad": 0.02}
+    bar = figure.colorbar(image, extend="max" if float(pm25.max()) > top else "neither", **more)
     height = plume.get("height_m")
-    bar.set_label("PM2.5, µg/m³" + (f" at {float(height):.0f} m above ground" if height is not None else ""))
+    bar.set_label("PM2.5, µg/m³" + (f", {float(height):.0f} m above ground" if height is not None else ""))
     bar.outline.set_visible(False)
     return image
 
@@ -174,16 +188,19 @@ def _draw_ground(axes: Any, border: Any, obstacles: Sequence[Any], no_fly: Seque
 
 
 def _draw_swaths(axes: Any, swaths: Sequence[Mapping[str, Any]], flown: set[str]) -> None:
+    """Flown: a broad pale band under the track. Not flown: dashed red."""
     said: set[bool] = set()
     for swath in swaths:
         line = np.asarray(swath.get("line") or [swath.get("from"), swath.get("to")], dtype=np.float64)
         done = str(swath.get("id")) in flown
         label = "" if done in said else ("swath, flown" if done else "swath, not flown")
         said.add(done)
-        axes.plot(
-            line[:, 0], line[:, 1], color=PAPER if done else DANGER, linestyle=(0, (5, 3)), linewidth=1.5,
-            alpha=0.9, zorder=5, label=label,
-        )  # fmt: skip
+        if done:
+            axes.plot(line[:, 0], line[:, 1], color="#cfd8e0", linewidth=7.0, alpha=0.38, zorder=2.5, label=label)
+        else:
+            axes.plot(
+                line[:, 0], line[:, 1], color=DANGER, linestyle=(0, (4, 2.5)), linewidth=1.8, zorder=5, label=label
+            )
 
 
 def _draw_tracks(axes: Any, tracks: Any) -> None:
@@ -201,68 +218,91 @@ def _draw_tracks(axes: Any, tracks: Any) -> None:
 
 
 def _draw_marks(axes: Any, sources: Sequence[Mapping[str, Any]], lost: Mapping[str, Any] | None) -> None:
+    """Sources, and where a drone was lost, its name written towards the middle of the picture."""
     for number, source in enumerate(sources):
         axes.plot(
             float(source["east_m"]), float(source["north_m"]), marker="*", markersize=15, color="#F0E442",
             markeredgecolor=INK, markeredgewidth=0.9, linestyle="", zorder=9, label="" if number else "source (truth)",
         )  # fmt: skip
-    if lost is not None:
-        east, north = float(lost["east_m"]), float(lost["north_m"])
-        axes.plot(
-            east, north, marker="X", markersize=13, color=DANGER, markeredgecolor=PAPER, markeredgewidth=1.5,
-            linestyle="", zorder=10, label="drone lost",
-        )  # fmt: skip
-        when = f" at {float(lost['at_s']):.0f} s" if lost.get("at_s") is not None else ""
-        axes.annotate(
-            f"{lost.get('vehicle', 'drone')} lost{when}", (east, north), xytext=(14, 12), textcoords="offset points",
-            color=DANGER, fontsize=9.0, fontweight="bold", zorder=11, annotation_clip=False,
-            bbox={"boxstyle": "round,pad=0.3", "facecolor": PAPER, "edgecolor": DANGER, "linewidth": 0.8, "alpha": 0.94},
-        )  # fmt: skip
+    if lost is None:
+        return
+    east, north = float(lost["east_m"]), float(lost["north_m"])
+    axes.plot(
+        east, north, marker="X", markersize=13, color=DANGER, markeredgecolor=PAPER, markeredgewidth=1.5,
+        linestyle="", zorder=10, label="drone lost",
+    )  # fmt: skip
+    when = f" at {float(lost['at_s']):.0f} s" if lost.get("at_s") is not None else ""
+    left = east < float(np.mean(axes.get_xlim()))
+    box = {"boxstyle": "round,pad=0.3", "facecolor": PAPER, "edgecolor": DANGER, "linewidth": 0.8, "alpha": 0.94}
+    axes.annotate(
+        f"{lost.get('vehicle', 'drone')} lost{when}", (east, north), xytext=(14 if left else -14, 12),
+        textcoords="offset points", ha="left" if left else "right", color=DANGER, fontsize=8.5, fontweight="bold",
+        zorder=11, bbox=box,
+    )  # fmt: skip
 
 
-def _draw_wind(axes: Any, wind_mps: Sequence[float]) -> None:
-    east, north = float(wind_mps[0]), float(wind_mps[1])
-    speed = float(np.hypot(east, north))
+def _draw_wind(figure: Any, wind_mps: Sequence[float]) -> None:
+    """A small compass beside the map; the arrow points where the wind blows to."""
+    wind = np.array([float(wind_mps[0]), float(wind_mps[1])])
+    speed = float(np.hypot(*wind))
     if speed <= 0.0:
         return
-    tail = np.array([0.93, 0.93]) - 0.03 * np.array([east, north]) / speed
-    axes.annotate(
-        "", tail + 0.07 * np.array([east, north]) / speed, tail, xycoords="axes fraction", zorder=12,
-        arrowprops={"arrowstyle": "-|>", "color": INK, "linewidth": 2.0, "mutation_scale": 15},
-    )  # fmt: skip
-    axes.text(
-        0.925, 0.855, f"wind {speed:.1f} m/s", transform=axes.transAxes, ha="center", fontsize=8.0, zorder=12,
-        bbox={"boxstyle": "round,pad=0.25", "facecolor": PAPER, "edgecolor": "none", "alpha": 0.85},
-    )  # fmt: skip
+    rose = figure.add_axes((_PANEL_LEFT - 0.006, 0.435, 0.055, 0.055 / 0.7))
+    rose.set(xlim=(-1.0, 1.0), ylim=(-1.0, 1.0))
+    rose.set_axis_off()
+    rose.add_patch(_circle(0.95))
+    tip = 0.66 * wind / speed
+    rose.annotate("", tip, -tip, arrowprops={"arrowstyle": "-|>", "color": INK, "linewidth": 1.8, "mutation_scale": 12})
+    figure.text(_PANEL_LEFT + 0.055, 0.482, f"wind {speed:.1f} m/s", fontsize=9.0, va="center")
+    figure.text(_PANEL_LEFT + 0.055, 0.455, "north is up", fontsize=7.8, color=QUIET, va="center")
 
 
-def _finish(
-    figure: Any,
-    axes: Any,
-    border: Any,
-    title: str,
-    subtitle: str,
-    metrics: Mapping[str, Any],
-    simulated: bool,
-) -> None:
+def _circle(radius: float) -> Any:
+    from matplotlib.patches import Circle
+
+    return Circle((0.0, 0.0), radius, facecolor=PAPER, edgecolor=FAINT, linewidth=0.9)
+
+
+def _frame(axes: Any, border: Any) -> None:
+    """Room for everything: pads and detours may lie outside the area."""
     low, high = border.min(axis=0), border.max(axis=0)
-    for line in axes.get_lines():  # home pads and detours lie outside the area
+    for line in axes.get_lines():
         data = np.column_stack([line.get_xdata(), line.get_ydata()])
         low, high = np.minimum(low, data.min(axis=0)), np.maximum(high, data.max(axis=0))
-    room = 0.035 * float((high - low).max())
+    room = 0.03 * float((high - low).max())
     axes.set_xlim(low[0] - room, high[0] + room)
     axes.set_ylim(low[1] - room, high[1] + room)
-    _metre_axes(axes)
-    _head(axes, title, subtitle)
+
+
+_MAP_BOX = (0.06, 0.08, 0.60, 0.80)
+_SCALE_BOX = (0.672, 0.08, 0.014, 0.80)
+_PANEL_LEFT, _PANEL_RIGHT = 0.775, 0.985
+
+
+def _draw_panel(figure: Any, axes: Any, title: str, subtitle: str, metrics: Mapping[str, Any], simulated: bool) -> None:
+    """Headline above, legend and figures at the right, what is simulated below."""
+    figure.text(0.02, 0.965, title, fontsize=17.0, fontweight="bold", va="top")
+    figure.text(0.02, 0.922, subtitle, fontsize=9.5, color=QUIET, va="top")
+    handles, labels = axes.get_legend_handles_labels()
     axes.legend(
-        loc="upper left", bbox_to_anchor=(0.0, -0.085), ncols=5, frameon=False, fontsize=8.5, handlelength=1.8,
-        columnspacing=1.6, borderaxespad=0.0,
+        handles, labels, loc="upper left", bbox_to_anchor=(_PANEL_LEFT, 0.88), bbox_transform=figure.transFigure,
+        frameon=False, fontsize=9.0, handlelength=2.0, labelspacing=0.62, borderaxespad=0.0, borderpad=0.0,
     )  # fmt: skip
-    facts = [f"{_spoken(name)} {_figure(value)}" for name, value in metrics.items() if value is not None]
-    foot = "   ·   ".join(facts)
+    facts = [(name, value) for name, value in metrics.items() if value is not None]
+    for number, (name, value) in enumerate(reversed(facts)):
+        height = 0.115 + 0.034 * number
+        figure.text(_PANEL_LEFT, height, _spoken(name), fontsize=8.6, color=QUIET)
+        figure.text(_PANEL_RIGHT, height, _figure(name, value), fontsize=8.8, fontweight="bold", ha="right")
     if simulated:
-        foot += ("\n" if foot else "") + "Simulated world: MuJoCo vehicles, Gaussian plume, Dryden gusts."
-    figure.text(0.012, 0.012, foot, fontsize=7.8, color="#52606d", ha="left", va="bottom", linespacing=1.6)
+        figure.text(
+            _PANEL_LEFT,
+            0.07,
+            "Simulated world: MuJoCo vehicles,\nGaussian plume, Dryden gusts.",
+            fontsize=7.4,
+            color=QUIET,
+            va="top",
+            linespacing=1.5,
+        )
 
 
 def _metre_axes(axes: Any) -> None:
@@ -282,18 +322,24 @@ def _metre_axes(axes: Any) -> None:
 
 def _head(axes: Any, title: str, subtitle: str) -> None:
     axes.text(0.0, 1.055, title, transform=axes.transAxes, fontsize=15.0, fontweight="bold", va="bottom")
-    axes.text(0.0, 1.02, subtitle, transform=axes.transAxes, fontsize=9.0, color="#52606d", va="bottom")
+    axes.text(0.0, 1.02, subtitle, transform=axes.transAxes, fontsize=9.0, color=QUIET, va="bottom")
+
+
+_UNITS = {"s": " s", "m": " m", "fraction": ""}
 
 
 def _spoken(name: str) -> str:
-    """`min_separation_m` -> `min separation (m)`."""
+    """`min_separation_m` -> `min separation`."""
     words = name.split("_")
-    units = {"s": "s", "m": "m", "fraction": "fraction"}
-    return f"{' '.join(words[:-1])} ({units[words[-1]]})" if words[-1] in units else " ".join(words)
+    return " ".join(words[:-1] if words[-1] in _UNITS else words)
 
 
-def _figure(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+def _figure(name: str, value: Any) -> str:
+    """With the unit its name ends with; fractions as percent."""
+    if isinstance(value, float) and name.endswith("_fraction"):
+        return f"{value:.0%}"
+    number = f"{value:.3g}" if isinstance(value, float) else str(value)
+    return number + _UNITS.get(name.rsplit("_", 1)[-1], "")
 
 
 def _ring(item: Any, where: str) -> Any:
@@ -311,5 +357,5 @@ def _ring(item: Any, where: str) -> Any:
 
 def _png(figure: Any) -> bytes:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", bbox_inches="tight", pad_inches=0.16, metadata={"Software": "QAI OS"})
+    figure.savefig(buffer, format="png", bbox_inches=None, metadata={"Software": "QAI OS"})
     return buffer.getvalue()

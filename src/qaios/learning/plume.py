@@ -13,7 +13,7 @@ what the mean alone would score. Whoever wins is named.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -38,11 +38,12 @@ REHEARSED_SHARE = 0.7  # of the epochs
 REHEARSED_MOMENTS = 640
 REFITS = 3
 UNITS = 12
-RATE = 1.5e-2
+RATE = 8e-3
 DECAY = 1e-3
 GRADIENT_MAX = 1.0
 SHYNESS = 0.3  # price of a displacement: the plume stands still unless the samples say otherwise
 HIDDEN_SHARE, HIDDEN_S = 0.2, 15.0  # in each epoch, so that the network learns to speak about where it is blind
+FOLDS, TRUSTS = 5, (0.0, 0.25, 0.5, 0.75, 1.0)
 HELD_OUT_SHARE = 0.12
 POINTS_MAX = 40_000
 
@@ -78,6 +79,7 @@ class Trained:
     epoch: int  # of listening
     best_epoch: int
     error: float  # on the choosing pieces
+    trust: float = 1.0  # how much of what the network says is believed, 0..1
 
 
 def map_plume(arguments: Mapping[str, Any]) -> Generator[dict[str, Any], None, dict[str, Any]]:
@@ -104,11 +106,13 @@ def map_plume(arguments: Mapping[str, Any]) -> Generator[dict[str, Any], None, d
                 yield {"fraction": round(0.1 + 0.7 * done, 3), "note": f"{cell}: {trained['note']}"}
     chosen = min(rivals, key=lambda cell: rivals[cell].error)
     yield {"fraction": 0.85, "note": f"{chosen} chosen by validation; drawing the map and the baselines"}
-    held_out = _held_out_errors(rivals[chosen], steady, samples, role)
-    still = steady.refitted(samples, samples.at_m, np.zeros(len(samples)))
-    maps = {"network": network_map(rivals[chosen], request), "still_field": still.value(request.places_m)}
+    held_out = _held_out_errors(rivals[chosen], samples, role)
+    still = fit(samples)
+    drawn, field = network_map(rivals[chosen], still, request)
+    maps = {"network": drawn, "still_field": still.value(request.places_m)}
     maps |= {name: method(samples, request.places_m) for name, method in BASELINES.items()}
-    return _value(request, rivals, chosen, maps, held_out, role)
+    value = _value(request, rivals, chosen, maps, held_out)
+    return value | {"files": {"model": _model_file(request, rivals[chosen], field, value, role)}}
 
 
 def train(
@@ -122,17 +126,34 @@ def train(
     network = Network(CELLS[cell](motion.FEATURES, UNITS, random), motion.OUTPUTS, random, readout_gain=0.05)
     frame = motion.frame_of(steady, samples.part(role == 0))
     rehearsals = round(REHEARSED_SHARE * epochs)
-    for epoch in _rehearse(network, steady, samples, frame, rehearsals, random):
+    for epoch in rehearse(network, steady, samples, frame, rehearsals, random):
         if epoch % 10 == 0:
             yield {"fraction": epoch / epochs, "note": f"rehearsal {epoch} of {rehearsals}"}
     for trained in _listen(network, steady, samples, frame, role, epochs - rehearsals, random):
         if trained.epoch % 10 == 0 or trained.epoch == epochs - rehearsals:
             note = f"epoch {rehearsals + trained.epoch} of {epochs}, best error {trained.error:.3f}"
             yield {"fraction": (rehearsals + trained.epoch) / epochs, "note": note}
-    yield trained
+    yield replace(trained, trust=_trust(trained, samples, role < 2, random))
 
 
-def _rehearse(
+def _trust(trained: Trained, samples: Samples, known: NDArray[np.bool_], random: np.random.Generator) -> float:
+    """How much of what the network says makes the best guess where it is blind, from 0 (the air stands still) to 1.
+
+    Every known piece of track is hidden once and guessed, so the choice rests on all known samples, and on no others.
+    """
+    stream = motion.stream_of(samples, trained.field, gap_unit_s(samples))
+    turn = random.permutation(FOLDS)[_piece(samples) % FOLDS]
+    said = np.zeros((len(samples), motion.OUTPUTS))
+    for fold in range(FOLDS):
+        said[turn == fold] = motion.say(trained.network, stream, known & (turn != fold))[turn == fold]
+    cost = {}
+    for trust in TRUSTS:
+        guess = motion.predict(trained.field, trust * said, samples.at_m, trained.frame)
+        cost[trust] = _rms(((guess - samples.pm25) / samples.sigma)[known])
+    return min(cost, key=lambda trust: (cost[trust], trust))
+
+
+def rehearse(
     network: Network, steady: Field, samples: Samples, frame: motion.Frame, epochs: int, random: np.random.Generator
 ) -> Generator[int, None, None]:
     """Train on invented swings. Every epoch takes a stretch of the flight, so a long survey costs no more."""
@@ -183,17 +204,18 @@ def _listen(
         yield Trained(network, kept, frame, epoch, number, best.error)
 
 
-def network_map(trained: Trained, request: Request) -> Array:
-    """The map at the asked moment, from all samples: the weights of the field are fitted once more to every sample."""
+def network_map(trained: Trained, still: Field, request: Request) -> tuple[Array, Field]:
+    """The map at the asked moment and the field it is read from; `still` is the steady field of all samples."""
     samples = request.samples
-    field, _ = _refitted(trained, samples, np.ones(len(samples), dtype=np.bool_))
+    field, _ = _refitted(trained, still, samples, np.ones(len(samples), dtype=np.bool_))
     heard = samples.t_s <= request.at_s
     heard[0] = True
     moment = _with_moment(samples.part(heard), request.at_s)
     seen = np.arange(len(moment)) < len(moment) - 1
-    said = motion.say(trained.network, motion.stream_of(moment, trained.field, gap_unit_s(samples)), seen)[-1]
+    stream = motion.stream_of(moment, trained.field, gap_unit_s(samples))
+    said = trained.trust * motion.say(trained.network, stream, seen)[-1]
     places = request.places_m
-    return motion.predict(field, np.repeat(said[None], len(places), axis=0), places, trained.frame)
+    return motion.predict(field, np.repeat(said[None], len(places), axis=0), places, trained.frame), field
 
 
 def gap_unit_s(samples: Samples) -> float:
@@ -201,11 +223,12 @@ def gap_unit_s(samples: Samples) -> float:
     return max(float(np.ptp(samples.t_s)) / max(1, len(samples) - 1), 1e-3)
 
 
-def _refitted(trained: Trained, samples: Samples, known: NDArray[np.bool_]) -> tuple[Field, Array]:
-    """(field, what the network says at each moment): the field's weights are fitted to the known samples again."""
-    said = motion.say(trained.network, motion.stream_of(samples, trained.field, gap_unit_s(samples)), known)
+def _refitted(trained: Trained, still: Field, samples: Samples, known: NDArray[np.bool_]) -> tuple[Field, Array]:
+    """(`still` with its weights fitted to where the network says the known samples belong, what it says)."""
+    stream = motion.stream_of(samples, trained.field, gap_unit_s(samples))
+    said = trained.trust * motion.say(trained.network, stream, known)
     places, louder = motion.displaced(said, samples.at_m, trained.frame)
-    return trained.field.refitted(samples.part(known), places[known], louder[known]), said
+    return still.refitted(samples.part(known), places[known], louder[known]), said
 
 
 def _with_moment(samples: Samples, at_s: float) -> Samples:
@@ -221,17 +244,22 @@ def _with_moment(samples: Samples, at_s: float) -> Samples:
 
 def _hidden(samples: Samples, random: np.random.Generator) -> NDArray[np.bool_]:
     """Some pieces of track, fifteen seconds each, in which the network hears nothing in this epoch."""
-    label = samples.track * 100_000 + ((samples.t_s - samples.t_s[0]) // HIDDEN_S).astype(np.int64)
-    _, piece = np.unique(label, return_inverse=True)
+    piece = _piece(samples)
     hidden: NDArray[np.bool_] = (random.random(int(piece.max()) + 1) < HIDDEN_SHARE)[piece]
     return hidden
 
 
-def _held_out_errors(trained: Trained, steady: Field, samples: Samples, role: NDArray[np.int64]) -> dict[str, Any]:
+def _piece(samples: Samples) -> NDArray[np.int64]:
+    """A number for every fifteen seconds of every track, shape (count,)."""
+    label = samples.track * 100_000 + ((samples.t_s - samples.t_s[0]) // HIDDEN_S).astype(np.int64)
+    return np.unique(label, return_inverse=True)[1].astype(np.int64)
+
+
+def _held_out_errors(trained: Trained, samples: Samples, role: NDArray[np.int64]) -> dict[str, Any]:
     """Every method on the pieces none has seen, each with all the others to learn from."""
     known, asked = role < 2, role == 2
-    field, said = _refitted(trained, samples, known)
-    still = steady.refitted(samples.part(known), samples.at_m[known], np.zeros(int(known.sum())))
+    still = fit(samples.part(known))
+    field, said = _refitted(trained, still, samples, known)
     guesses = {
         "network": motion.predict(field, said, samples.at_m, trained.frame)[asked],
         "still_field": still.value(samples.at_m[asked]),
@@ -254,7 +282,6 @@ def _value(
     chosen: str,
     maps: Mapping[str, Array],
     held_out: dict[str, Any],
-    role: NDArray[np.int64],
 ) -> dict[str, Any]:
     errors: dict[str, float] = {name: held_out["errors"][name] for name in maps}
     against = "held-out samples"
@@ -287,26 +314,25 @@ def _value(
         "parameters": best.network.size,
         "epochs": request.epochs,
         "best_epoch": best.best_epoch,
+        "trust": best.trust,
         "samples": len(request.samples),
         "seed": request.seed,
-        "files": {"model": _model_file(request, best, chosen, held_out, role)},
     }
 
 
 def _model_file(
-    request: Request, best: Trained, chosen: str, held_out: dict[str, Any], role: NDArray[np.int64]
+    request: Request, best: Trained, field: Field, value: Mapping[str, Any], role: NDArray[np.int64]
 ) -> bytes:
     """Network and field, enough to draw the map again; everything that made them is named in the manifest."""
-    field, shape = best.field, best.field.shape
     arrays = {
         **best.network.parameters,
         "field.bells_m": field.bells_m,
         "field.weights": field.weights,
-        "field.shape": np.array(astuple(shape)),
+        "field.shape": np.array(astuple(field.shape)),
     }
     manifest = {
         "purpose": "displacement of a steady plume from a stream of air samples",
-        "cell": chosen,
+        "cell": value["cell"],
         "features": motion.FEATURES,
         "units": UNITS,
         "outputs": motion.OUTPUTS,
@@ -316,7 +342,9 @@ def _model_file(
         "samples": dict(zip(("learned", "chose", "tested"), np.bincount(role, minlength=3).tolist(), strict=True)),
         "seed": request.seed,
         "best_epoch": best.best_epoch,
-        "heldout": held_out,
+        "trust": best.trust,
+        "frame": {"heart_m": best.frame.heart_m.tolist(), "extent_m": best.frame.extent_m},
+        "heldout": value["heldout"],
     }
     return pack(arrays, manifest)
 
@@ -348,7 +376,7 @@ def check(arguments: Mapping[str, Any]) -> Request:
 
 
 def _grid(arguments: Mapping[str, Any], truth: Any, samples: Samples) -> tuple[Array, Array]:
-    if isinstance(truth, Mapping) and "east_m" in truth and "area" not in arguments:
+    if isinstance(truth, Mapping) and {"east_m", "north_m"} <= set(truth) and arguments.get("area") is None:
         axes = [np.asarray(truth[axis], dtype=np.float64) for axis in ("east_m", "north_m")]
     else:
         step = _number(arguments, "step_m", 4.0)

@@ -46,7 +46,7 @@ class Settings:
     open_all: bool = False  # open every device at boot instead of when work asks for it
     doors: bool = True
     loss: float = 0.01  # share of datagrams the simulated radio loses, 0..1
-    speed_max: float = 0.0  # world seconds per second while a mission runs; 0: as fast as it can
+    speed_max: float = 0.0  # world seconds per second while only the world is at work; 0: as fast as it can
     drivers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @staticmethod

@@ -208,11 +208,26 @@ class System:
         _log.error("the world is gone, the node goes on by its own clock: %s", reason)
 
     def _noted(self, first: int, events: Sequence[ev.Event]) -> None:
-        """Every durable event goes to the log; the world hurries while a mission runs."""
+        """Every durable event goes to the log, and may change how fast the world goes."""
         for number, event in enumerate(events, first):
             if not isinstance(event, ev.ChunkEmitted):
                 _log.info("%d %s", number, story.view(number, event, self.kernel.machine).text)
-        self.surroundings.hurry(any(record.ended_s is None for record in self.kernel.machine.missions))
+        if self.clock.follows_world:
+            self.surroundings.hurry(self._only_flying())
+
+    def _only_flying(self) -> bool:
+        """Whether nothing but the simulated world is at work, so that its time may run ahead of ours.
+
+        A second of computing, planning or learning costs a second of world time, as it would in the field.
+        """
+        machine = self.kernel.machine
+        if len(machine.in_state(TaskState.REPAIRING)):
+            return False
+        running = machine.in_state(TaskState.RUNNING, TaskState.CANCELLING)
+        devices = {machine.devices[index] for index in set(machine.device[running].tolist())}
+        return bool(devices) and all(
+            self.surroundings.is_of_world(self.kernel.fleet[name].device.spec) for name in devices
+        )
 
     async def closed(self) -> None:
         """Return when somebody asked for shutdown; raise when the journal broke."""

@@ -94,7 +94,7 @@ class WorldClock:
         return self._epoch_s + self._t_s
 
     async def sleep(self, duration_s: float) -> None:
-        """Return when `duration_s` of world time has passed; at once (after a turn of the loop) when it is not positive.
+        """Return when `duration_s` of world time has passed; after one turn of the loop when it is not positive.
 
         Raises `Unreachable` when the world goes away before.
         """

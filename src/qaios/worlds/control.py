@@ -2,10 +2,10 @@
 
 The vehicles' own processes decide where to go and hand down a velocity and a heading at 25 Hz (the position loop
 is theirs); what must be fast runs here, vectorised over the drones. `outer` (50 Hz) is a PI velocity loop that
-yields a thrust and a desired attitude (a drone that stands and is not asked to climb idles); `inner` (every physics step) is a quaternion attitude law, a rate law and
-the mixer, after Lee, Leok & McClamroch, "Geometric tracking control of a quadrotor UAV on SE(3)" (CDC 2010), with
-the attitude error written as the vector part of the error quaternion: linear in the measured quaternion, so that
-a step costs a handful of small numpy calls.
+yields a thrust and a desired attitude; a drone that stands and is not asked to climb idles. `inner` (every physics
+step) is a quaternion attitude law, a rate law and the mixer, after Lee, Leok & McClamroch, "Geometric tracking
+control of a quadrotor UAV on SE(3)" (CDC 2010), with the attitude error written as the vector part of the error
+quaternion: linear in the measured quaternion, so that a step costs a handful of small numpy calls.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ class Fleet:
     """`count` drones on the pads of `scene`; time starts at zero."""
 
     def __init__(self, scene: Scene, count: int, seed: int) -> None:
-        import mujoco  # noqa: PLC0415 - heavy; only the world process and physics tests pay for it
+        import mujoco
 
         if not 1 <= count <= min(VEHICLES_MAX, len(scene.pads_m)):
             raise Invalid(

@@ -77,7 +77,8 @@ def launch(
     path.unlink(missing_ok=True)
     command = [
         sys.executable, "-m", "qaios.worlds.server", "--home", str(home), "--seed", str(seed),
-        "--vehicles", str(vehicles), "--loss", str(loss), "--epoch-s", repr(time.time() if epoch_s is None else epoch_s),
+        "--vehicles", str(vehicles), "--loss", str(loss),
+        "--epoch-s", repr(time.time() if epoch_s is None else epoch_s),
         "--window-s", str(window_s), "--idle-wall-s", str(idle_wall_s),
         "--hang-wall-s", str(hang_wall_s), "--patience-wall-s", str(patience_wall_s),
     ]  # fmt: skip
@@ -106,7 +107,8 @@ def attach(home: Path | str) -> WorldAddress:
     try:
         with socket.create_connection((address.host, address.port), timeout=5.0) as connection:
             connection.sendall(wire.frame(wire.Join("observer", address.token)))
-            unframer, answers = wire.Unframer(), []
+            unframer = wire.Unframer()
+            answers: list[wire.FromWorld] = []
             while not answers and (chunk := connection.recv(4096)):
                 answers = [wire.from_world(body) for body in unframer.feed(chunk)]
     except (OSError, Invalid) as error:
