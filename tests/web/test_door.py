@@ -204,3 +204,11 @@ async def test_results_that_json_has_no_word_for_still_arrive(tmp_path: Path) ->
         report = await client.report(await client.submit(DOCUMENT))
     assert report.tasks[0].result == {"raw": "/wA=", "inf": None, "nan": [None]}
     assert report.metrics["plume_error"] is None
+
+
+async def test_the_interface_describes_itself(tmp_path: Path) -> None:
+    async with served(FakeNode(), tmp_path) as client:
+        described = (await client._http.get("/openapi.json")).json()
+    assert described["openapi"].startswith("3.1")
+    assert set(described["paths"]["/v1/missions"]) == {"get", "post"}
+    assert "with" in described["components"]["schemas"]["TaskDocument"]["properties"]
