@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -286,3 +287,14 @@ async def test_when_the_kernel_is_killed_its_workers_and_their_programs_die() ->
         await process.wait()
         await gone(child)
         await gone(program)
+
+
+def test_workers_can_be_imported_where_there_is_no_posix() -> None:
+    blocked = ("fcntl", "grp", "pwd", "resource", "termios")
+    script = (
+        f"import sys; sys.path[:] = {sys.path!r}\n"
+        f"for name in {blocked!r}: sys.modules[name] = None\n"
+        "import qaios.drivers.worker, qaios.drivers.child, qaios.drivers.calls, qaios.drivers.compute"
+    )
+    answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stderr
