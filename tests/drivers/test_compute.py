@@ -257,7 +257,7 @@ async def test_in_a_batch_a_failure_is_its_own_and_says_why(cpu: Compute) -> Non
     assert "has no 'missing'" in texts[3]
     assert "missing required field `name`" in texts[4]
     assert "it should be a str" in texts[5]
-    assert texts[6] == {"value": {"grid": [[0.0, 0.0], [0.0, 0.0]], "peak": 0.5}}
+    assert texts[6] == {"spawn": [], "value": {"grid": [[0.0, 0.0], [0.0, 0.0]], "peak": 0.5}}
 
 
 async def test_in_a_batch_a_call_that_kills_its_worker_fails_alone(cpu: Compute) -> None:
