@@ -72,7 +72,7 @@ class TestMavlink(BuiltInDriverKit):
 
 def test_the_devices_of_every_driver_are_put_to_the_device_kit() -> None:
     texts = [path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py")]
-    kits = [text for text in texts if "(DeviceKit)" in text or "Kit)" in text and "device_kit" in text]
+    kits = [text for text in texts if "(DeviceKit)" in text or ("Kit)" in text and "device_kit" in text)]
     modules = [value.partition(":")[0] for value in BuiltInDriverKit().entry_points().values()]
     missing = [module for module in modules if not any(f"from {module} import" in text for text in kits)]
     assert not missing, f"no test inherits DeviceKit for the devices of {', '.join(missing)}"

@@ -297,6 +297,21 @@ async def test_halt_stops_a_batch_and_does_not_try_its_halves(cpu: Compute, tmp_
     assert mark.read_text() == "x"
 
 
+@pytest.mark.parametrize("turns", [1, 3, 6])
+async def test_a_halt_before_the_worker_is_ready_stops_the_call_as_well(
+    cpu: Compute, tmp_path: Path, turns: int
+) -> None:
+    mark = tmp_path / "mark"
+    work = asyncio.create_task(cpu.execute(call("count_in", str(mark)), FakeAttempt()))
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    await cpu.halt()
+    with pytest.raises(DeviceFault, match="was halted while running"):
+        await work
+    assert not mark.exists()
+    assert (await cpu.execute(call("count_in", str(mark)), FakeAttempt("next"))).value == 1
+
+
 async def test_capacity_batches_run_at_once_in_processes_of_their_own(cpu: Compute) -> None:
     async with listening(2) as (address, said):
         work = [
