@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from qaios.core.errors import DeviceFault, DeviceLost, Invalid, OutcomeUnknown, Refused
-from qaios.drivers.worker import LOG_BYTES_MAX, Worker, started_s
+from qaios.drivers.worker import LOG_BYTES_MAX, ChildDied, Worker, started_s
 from qaios.testing.listening import listening
 
 FOLDER = str(Path(__file__).parent)
@@ -216,6 +216,17 @@ async def test_a_call_that_waits_its_turn_is_cancelled_without_harm(worker: Work
         worker.kill()
         with pytest.raises(DeviceFault, match="SIGKILL"):
             await running
+
+
+async def test_a_call_whose_child_is_only_just_starting_is_killed_as_well() -> None:
+    worker = Worker("young", path=[FOLDER])
+    call = asyncio.create_task(worker.call(f"{HERE}:echo", 1))
+    await asyncio.sleep(0)
+    worker.kill()
+    with pytest.raises(ChildDied):
+        await call
+    assert await worker.call(f"{HERE}:echo", 2) == 2
+    await worker.stop()
 
 
 async def test_stop_ends_a_busy_child_at_once() -> None:
