@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from qaios.drivers import aer, compute, hub, liquid, mavlink
+from qaios.contracts import Site
+from qaios.drivers import aer, air, compute, hub, liquid, mavlink, world
 from qaios.drivers.mavlink_plans import Endpoint, MavlinkConfig
 from qaios.testing.driver_kit import DriverKit
+from qaios.testing.promise import promise
 
 ROOT = Path(__file__).parents[2]
 
@@ -22,6 +25,25 @@ class BuiltInDriverKit(DriverKit):
         project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
         points: Mapping[str, str] = project["entry-points"]["qaios.drivers"]
         return points
+
+
+class InWorldDriverKit(BuiltInDriverKit):
+    """Of a driver whose devices are only there where there is a simulated world."""
+
+    def site(self) -> Site:
+        return replace(super().site(), world="run/world.json")
+
+    @promise()
+    async def test_without_a_world_there_is_nothing(self) -> None:
+        assert not self.driver.devices(self.configured(), super().site())
+
+
+class TestAir(InWorldDriverKit):
+    driver, module = air.DRIVER, "qaios.drivers.air"
+
+
+class TestWorld(InWorldDriverKit):
+    driver, module = world.DRIVER, "qaios.drivers.world"
 
 
 class TestCompute(BuiltInDriverKit):
@@ -46,3 +68,11 @@ class TestMavlink(BuiltInDriverKit):
     def configured(self) -> Any:
         """Without a simulated world it has the vehicles it is told of, and no other."""
         return MavlinkConfig(vehicles=(Endpoint("drone-1", "127.0.0.1", 14550, 1),))
+
+
+def test_the_devices_of_every_driver_are_put_to_the_device_kit() -> None:
+    texts = [path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py")]
+    kits = [text for text in texts if "(DeviceKit)" in text or ("Kit)" in text and "device_kit" in text)]
+    modules = [value.partition(":")[0] for value in BuiltInDriverKit().entry_points().values()]
+    missing = [module for module in modules if not any(f"from {module} import" in text for text in kits)]
+    assert not missing, f"no test inherits DeviceKit for the devices of {', '.join(missing)}"
