@@ -35,8 +35,8 @@ def ready(
 ) -> Ready:
     count = len(priorities)
     return Ready(
-        range(count), shapes or [0] * count, priorities, deadlines_s or [float("inf")] * count, ready_s or [0.0] * count,
-        excluded or {}, pinned or {}, table,
+        range(count), shapes or [0] * count, priorities, deadlines_s or [float("inf")] * count,
+        ready_s or [0.0] * count, excluded or {}, pinned or {}, table,
     )  # fmt: skip
 
 
