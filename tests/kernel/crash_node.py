@@ -19,12 +19,12 @@ from qaios.core.events import decode_events, encode_events
 from qaios.core.values import Done, Estimate, Never, Recall, Result, Task, TaskSpec, Unknown
 from qaios.journal.sqlite import SqliteJournal
 from qaios.kernel.bus import LocalBus
-from qaios.kernel.kernel import Kernel, NewMission
+from qaios.kernel.kernel import EVENTS_TOPIC, Kernel, NewMission
 from qaios.kernel.policy import Greedy
 from qaios.testing.memory import MemoryArtifacts
 from qaios.testing.scripted import ScriptedDevice
 
-ACTS, CALLS = 12, 40
+ACTS, CALLS = 9, 30
 
 
 class RealClock:
@@ -41,6 +41,12 @@ def noted(path: Path, line: str) -> None:
         file.write(line + "\n")
         file.flush()
         os.fsync(file.fileno())
+    step()
+
+
+def step() -> None:
+    """Tell whoever watches that something has just become durable, or is about to."""
+    os.write(1, b".")
 
 
 def lines(path: Path) -> list[str]:
@@ -88,10 +94,11 @@ def mission() -> NewMission:
 
 
 async def live(home: Path) -> None:
-    os.write(1, b"alive\n")
     journal = SqliteJournal(home / "journal.db", encode=encode_events, decode=decode_events)
+    bus = LocalBus(_fail)
+    bus.listen(EVENTS_TOPIC, lambda _batch: step())
     kernel = Kernel(
-        journal=journal, devices=[Actor(home)], policy=Greedy(), clock=RealClock(), bus=LocalBus(_fail),
+        journal=journal, devices=[Actor(home)], policy=Greedy(), clock=RealClock(), bus=bus,
         artifacts=MemoryArtifacts(), node="crash",
     )  # fmt: skip
     await kernel.recover()

@@ -1,7 +1,8 @@
 """SIGKILL at random points of a real process, started again until its mission ends.
 
-`QAIOS_CRASHES` is the number of kills (a campaign runs 500), `QAIOS_CRASH_SEED` chooses where. Each kill comes a
-random time after the process said that it opens its journal, so that it lands anywhere from recovery to the end.
+`QAIOS_CRASHES` is the number of kills (a campaign runs 500), `QAIOS_CRASH_SEED` chooses where. The process
+says so whenever something became durable; each kill comes a moment after a random one of these steps, so that kills
+land everywhere from recovery to the end however slow the machine is.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from random import Random
 
@@ -26,10 +28,11 @@ from .crash_node import ACTS, CALLS, lines
 KILLS = int(os.environ.get("QAIOS_CRASHES", "20"))
 SEED = int(os.environ.get("QAIOS_CRASH_SEED", "1"))
 ROOT = Path(__file__).parents[2]
-LIFE_S = 0.3  # a little less than a whole mission takes
+STEPS = 60  # kills come within so many steps; a mission that nobody disturbs takes some more
+LAG_S = 0.004  # the kill comes within this time after such a step
 
 
-async def lived(home: Path, kill_after_s: float | None) -> bool:
+async def lived(home: Path, kill: tuple[int, float] | None) -> bool:
     """One life; True when it came to its end by itself."""
     with (home / "errors").open("a") as errors:
         child = await asyncio.create_subprocess_exec(
@@ -37,16 +40,16 @@ async def lived(home: Path, kill_after_s: float | None) -> bool:
             stderr=errors, env={**os.environ, "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}"},
         )  # fmt: skip
     try:
-        if kill_after_s is None:
-            await asyncio.wait_for(child.wait(), 60.0)
+        if kill is None:
+            await asyncio.wait_for(child.communicate(), 60.0)
         else:
             assert child.stdout is not None
-            await child.stdout.readline()  # it is about to open its journal
-            try:
-                await asyncio.wait_for(child.wait(), kill_after_s)
-            except TimeoutError:
-                child.send_signal(signal.SIGKILL)
-                await child.wait()
+            with suppress(asyncio.IncompleteReadError):  # it came to its end before
+                await asyncio.wait_for(child.stdout.readexactly(kill[0]), 60.0)
+                await asyncio.sleep(kill[1])
+                if child.returncode is None:
+                    child.send_signal(signal.SIGKILL)
+            await asyncio.wait_for(child.communicate(), 60.0)
     finally:
         if child.returncode is None:
             child.kill()
@@ -105,7 +108,7 @@ async def test_no_kill_loses_what_was_acknowledged_or_repeats_an_effect(tmp_path
         home = tmp_path / f"mission-{missions}"
         home.mkdir()
         missions += 1
-        while not await lived(home, random.uniform(0.0, LIFE_S)):
+        while not await lived(home, (random.randrange(1, STEPS), random.uniform(0.0, LAG_S))):
             kills += 1
             if kills >= KILLS:
                 assert await lived(home, None)

@@ -38,8 +38,12 @@ class Greedy:
     def place(self, ready: Ready, fleet: Sequence[Berth], estimates: Estimates, now_s: float) -> Placements:
         """Pure. Shapes: all columns of `ready` have equal length; `estimates(device, shape index)`."""
         desk = _Desk(self, ready, fleet, estimates, now_s)
-        for row in self._order(ready, now_s):
-            desk.consider(int(row))
+        order = self._order(ready, now_s)
+        for position, row in enumerate(order):
+            if desk.exhausted:
+                desk.hold_up(order[position:])
+                break
+            desk.consider(row)
         return Placements(desk.placed, desk.decisions, desk.waiting, desk.impossible)
 
     def _order(self, ready: Ready, now_s: float) -> Sequence[int]:
@@ -82,6 +86,7 @@ class _Desk:
     slots: dict[str, _Slot] = field(default_factory=dict)
     family: dict[str, int] = field(default_factory=dict)  # parent -> attempts it and those carved out of it can take
     full: set[int] = field(default_factory=set)  # decisions whose every candidate is full: nothing frees in a cycle
+    exhausted: bool = False  # no device can take anything more in this cycle
     _known: dict[tuple[int, frozenset[str], str], tuple[int, bool]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -107,7 +112,22 @@ class _Desk:
                     self.placed.append(Placement(task, candidate.device, decision))
                     return
             self.full.add(decision)
+            self.exhausted = not any(slot.free > 0 or any(slot.slices.values()) for slot in self.slots.values())
         self.waiting[task] = decision
+
+    def hold_up(self, rows: Sequence[int]) -> None:
+        """The rest of the queue when nothing is free: its reasons, found per shape and not per task."""
+        ids = np.asarray(self.ready.ids, np.int64)[rows]
+        shapes = np.asarray(self.ready.shapes, np.int64)[rows]
+        if self.ready.excluded or self.ready.pinned:
+            special = np.isin(ids, [*self.ready.excluded, *self.ready.pinned])
+            for row in np.asarray(rows)[special].tolist():
+                self.consider(row)
+            ids, shapes = ids[~special], shapes[~special]
+        for shape in np.unique(shapes).tolist():
+            decision, possible = self._decide(shape, frozenset(), "")
+            answer = self.waiting if possible else self.impossible
+            answer.update(dict.fromkeys(ids[shapes == shape].tolist(), decision))
 
     def _decide(self, shape: int, excluded: frozenset[str], pinned: str) -> tuple[int, bool]:
         """The scored candidates, best first, for any task of this shape and these restrictions."""
