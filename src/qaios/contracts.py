@@ -200,6 +200,7 @@ class Berth:
     free: int  # attempts it can take now
     version: int
     unusable: str = ""  # why it can take nothing at all now: lost, halted, opening
+    wait_s: float = 0.0  # how long until it can take something, by the estimates of what it runs
     hopeless: bool = False  # and it is not expected back: nothing should wait for it
 
 

@@ -8,7 +8,7 @@ CALL = ActionSpec(
     name="compute.call",
     summary="Call a Python function",
     batched=True,
-    parameters={"call": "module:function", "args": "list of arguments", "kwargs": "named arguments"},
+    parameters={"call": "module:function", "args": "list of arguments", "kwargs": "named arguments", "path": "folders"},
     required=("call",),
 )
 SAMPLE = ActionSpec(
@@ -16,8 +16,8 @@ SAMPLE = ActionSpec(
     summary="Run a circuit",
     effect=Effect.EFFECTFUL,
     quantum=True,
-    parameters={"program": "OpenQASM text", "shots": "how many"},
-    required=("program",),
+    parameters={"circuit": "OpenQASM text", "shots": "how many"},
+    required=("circuit",),
 )
 OPTIMIZE = ActionSpec(
     name="quantum.optimize", summary="Solve a QUBO", quantum=True, parameters={"problem": "QUBO"}, required=("problem",)

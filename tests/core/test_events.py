@@ -67,7 +67,7 @@ def test_a_block_keeps_its_events_in_order() -> None:
 
 
 def test_columns_of_a_decoded_event_can_be_written_to_and_outlive_its_block() -> None:
-    (back,) = ev.decode_events(bytearray(ev.encode_events([ev.TasksCancelled(at_s=1.0, ids=IDS)])))
+    (back,) = ev.decode_events(memoryview(ev.encode_events([ev.TasksCancelled(at_s=1.0, ids=IDS)])))
     assert isinstance(back, ev.TasksCancelled)
     back.ids[0] = 9
     assert back.ids.tolist() == [9, 1, 2]

@@ -1,12 +1,13 @@
 """A synthetic survey for the tests: Gaussian plumes, a wind that swings, drones that sample at their own moments.
 
-Steady Gaussian plume with ground reflection and Briggs' urban D spreads; with `swing_deg` the whole plume turns about its
-source by an Ornstein-Uhlenbeck angle (the meander of Gifford's fluctuating plume, 1959).
+Steady Gaussian plume with ground reflection and Briggs' urban D spreads; with `swing_deg` the whole plume turns about
+its source by an Ornstein-Uhlenbeck angle (the meander of Gifford's fluctuating plume, 1959).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,7 +51,9 @@ def concentration(at_m: Array, sources: list[tuple[float, float, float, float]],
     return total
 
 
-def fly(seed: int, *, swing_deg: float = 0.0, spacing_m: float = 16.0, speed_mps: float = 4.0, step_m: float = 4.0) -> Survey:
+def fly(
+    seed: int, *, swing_deg: float = 0.0, spacing_m: float = 16.0, speed_mps: float = 4.0, step_m: float = 4.0
+) -> Survey:
     """Four drones share lawnmower swaths over 120 m by 120 m, each at its own height; a sample every 0.3 to 1.5 s."""
     random = np.random.default_rng(seed)
     wind = random.uniform(-np.pi, np.pi)
@@ -71,14 +74,16 @@ def fly(seed: int, *, swing_deg: float = 0.0, spacing_m: float = 16.0, speed_mps
     for shelf, share in zip(SHELVES_M, shares, strict=True):
         ends = (-HALF_M, HALF_M)
         corners = [np.array([e, n]) for i, n in enumerate(share) for e in (ends if i % 2 == 0 else ends[::-1])]
-        legs = np.array([0.0, *np.cumsum([np.linalg.norm(b - a) for a, b in zip(corners, corners[1:], strict=False)])])
+        legs = np.array([0.0, *np.cumsum([np.linalg.norm(b - a) for a, b in pairwise(corners)])])
         t = np.cumsum(random.uniform(0.3, 1.5, 3000))
         t = t[t < legs[-1] / speed_mps]
         place = [np.interp(t * speed_mps, legs, [c[axis] for c in corners]) for axis in (0, 1)]
         at = np.column_stack([*place, np.full(len(t), shelf)]) + random.normal(0, 0.3, (len(t), 3))
         clean = concentration(at, sources, heading(t))
         sigma = 1.0 + 0.05 * clean
-        rows.append(np.column_stack([t, at, np.maximum(clean + sigma * random.normal(size=len(t)), 0.0), sigma]).tolist())
+        rows.append(
+            np.column_stack([t, at, np.maximum(clean + sigma * random.normal(size=len(t)), 0.0), sigma]).tolist()
+        )
     axis_m = np.arange(-HALF_M, HALF_M + 1e-9, step_m)
     at_s = max(row[-1][0] for row in rows)
     grid = np.stack(np.meshgrid(axis_m, axis_m), axis=-1).reshape(-1, 2)

@@ -87,7 +87,11 @@ FLEET = [berth(f"drone-{i}", "drone.survey") for i in (1, 3, 4)] + [berth("gate"
 
 
 def ids(tasks: Any) -> list[str]:
-    return sorted(swath["id"] for task in tasks for swath in task.arguments["swaths"])
+    return sorted(swath["id"] for task in surveys(tasks) for swath in task.arguments["swaths"])
+
+
+def surveys(tasks: Any) -> list[TaskSpec]:
+    return [task for task in tasks if task.action == "drone.survey"]
 
 
 async def test_only_the_unfinished_swaths_are_planned_again(plan: dict[str, Any]) -> None:
@@ -98,8 +102,24 @@ async def test_only_the_unfinished_swaths_are_planned_again(plan: dict[str, Any]
     tasks = await SurveyRepair().repair(lost, chunks, FLEET, Random(1))
 
     assert ids(tasks) == sorted(every[2:])
-    assert {task.device for task in tasks} <= {"drone-1", "drone-3", "drone-4"}
-    assert all(task.arguments["altitude_m"] == plan["frame"]["shelves"][task.device] for task in tasks)
+    assert {task.device for task in surveys(tasks)} <= {"drone-1", "drone-3", "drone-4"}
+    assert all(task.arguments["altitude_m"] == plan["frame"]["shelves"][task.device] for task in surveys(tasks))
+
+
+async def test_what_the_lost_vehicle_had_brought_is_kept(plan: dict[str, Any]) -> None:
+    lost = survey.fly(plan).spawn[1]
+    every = [swath["id"] for swath in lost.arguments["swaths"]]
+    row = [1.0, 0.0, 0.0, 20.0, 9.0, 1.5]
+    chunks: list[dict[str, Any]] = [{"swath": every[0]}, {"samples": [row]}, {"lost": {"lost_s": 5.0}}]
+
+    kept, *flights = await SurveyRepair().repair(lost, chunks, FLEET, Random(1))
+
+    assert (kept.action, kept.arguments["call"]) == ("compute.call", "qaios.robotics.survey:salvage")
+    found = survey.salvage(kept.arguments["args"][0])
+    assert (found["flown"], found["samples"]) == ([every[0]], [row])
+    again = survey.collect([found, {"flown": ids(flights), "samples": []}], plan)
+    assert set(every) <= set(again["flown"])
+    assert again["lost"] == ["drone-2"]
 
 
 async def test_a_repair_can_be_repaired(plan: dict[str, Any]) -> None:
@@ -113,7 +133,8 @@ async def test_a_repair_can_be_repaired(plan: dict[str, Any]) -> None:
 async def test_a_flight_that_had_flown_everything_needs_no_repair(plan: dict[str, Any]) -> None:
     lost = survey.fly(plan).spawn[0]
     chunks = [{"swath": swath["id"]} for swath in lost.arguments["swaths"]]
-    assert await SurveyRepair().repair(lost, chunks, FLEET, Random(1)) == ()
+    (kept,) = await SurveyRepair().repair(lost, chunks, FLEET, Random(1))
+    assert kept.action == "compute.call"
 
 
 async def test_without_another_vehicle_the_repair_is_refused(plan: dict[str, Any]) -> None:
@@ -131,14 +152,15 @@ async def test_a_vehicle_new_to_the_plan_gets_a_shelf_above_all_others(plan: dic
 def test_collecting_joins_flights_and_names_what_is_missing(plan: dict[str, Any]) -> None:
     swaths = [swath["id"] for swath in plan["swaths"]]
     flights = [
-        {"flown": swaths[1:4], "samples": [[2.0, 0, 0, 20, 9.0, 1.0]], "battery_fraction": 0.6, "distance_m": 10.0},
-        {"flown": swaths[4:], "samples": [[1.0, 0, 0, 20, 8.0, 1.0]], "battery_fraction": 0.5, "distance_m": 5.0},
+        {"flown": swaths[1:4], "samples": [[2.0, 0, 0, 20, 9.0, 1.0]], "min_battery_fraction": 0.6, "distance_m": 9.0},
+        {"flown": swaths[4:], "samples": [[1.0, 0, 0, 20, 8.0, 1.0]], "min_battery_fraction": 0.5, "distance_m": 5.0},
         None,
     ]
-    whole = survey.collect(flights, plan)  # type: ignore[arg-type]
+    whole = survey.collect(flights, plan)
     assert whole["missing"] == [swaths[0]]
     assert [row[0] for row in whole["samples"]] == [1.0, 2.0]
-    assert whole["min_battery_fraction"] == 0.5
+    assert whole["metrics"]["min_battery_fraction"] == 0.5
+    assert whole["metrics"]["swaths_flown"] == whole["metrics"]["swaths_planned"] - 1
 
 
 @pytest.mark.parametrize("obstacles", ["a wall", [["x", 1]], 7, {"walls": []}])

@@ -23,15 +23,14 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
-from tests.kernel.bench import Bench
 
-from qaios.contracts import Attempt, Berth
+from qaios.contracts import Attempt, Berth, Planner
 from qaios.core.errors import DeviceFault, DeviceLost, OutcomeUnknown, QaiError, Refused
 from qaios.core.values import (
     ActionSpec,
@@ -49,9 +48,10 @@ from qaios.core.values import (
 from qaios.testing.clock import FakeClock
 from qaios.testing.memory import MemoryJournal
 from qaios.testing.scripted import ScriptedDevice
+from tests.kernel.bench import Bench
 
 SCRIPTS = sorted((Path(__file__).parent / "kernel").glob("*.txt"))
-ERRORS = {
+ERRORS: Mapping[str, Callable[[str], QaiError]] = {
     "refused": Refused, "unknown": OutcomeUnknown, "lost": DeviceLost,
     "fatal": lambda reason: DeviceFault(reason, retryable=False),
 }  # fmt: skip
@@ -92,10 +92,8 @@ class Puppet(ScriptedDevice):
 class Rest:
     """Plans what is left: all chunks are done, the rest is one task."""
 
-    name = "rest"
-
-    def __init__(self, action: str) -> None:
-        self.actions = frozenset({action})
+    name: ClassVar[str] = "rest"
+    actions: ClassVar[frozenset[str]] = frozenset()
 
     async def repair(
         self, lost: TaskSpec, chunks: Sequence[Mapping[str, Any]], fleet: Sequence[Berth], random: Random
@@ -112,7 +110,7 @@ class Stage:
     def __init__(self) -> None:
         self.clock, self.journal = FakeClock(), MemoryJournal()
         self.devices: dict[str, Puppet] = {}
-        self.planners: list[Rest] = []
+        self.planners: list[Planner] = []
         self.node: Bench | None = None
         self.seen: dict[str, str] = {}
 
@@ -163,7 +161,7 @@ class Stage:
         self.devices[name] = Puppet(self.clock, name, capacity, actions, "slow" in words)
 
     async def do_planner(self, action: str) -> None:
-        self.planners.append(Rest(action))
+        self.planners.append(type("Rest", (Rest,), {"actions": frozenset({action})})())
 
     async def do_boot(self) -> None:
         self.node = Bench(self.clock, self.journal, list(self.devices.values()), self.planners)

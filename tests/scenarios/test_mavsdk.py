@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from qaios.worlds.geo import LocalFrame
+from qaios.robotics.geo import Origin
 from qaios.worlds.launch import launch
 from qaios.worlds.observer import Observer
 
@@ -30,7 +30,7 @@ async def test_mavsdk_discovers_uploads_arms_takes_off_flies_the_mission_and_ret
     from mavsdk.asyncio.plugins.telemetry import TelemetryAsync
 
     world = launch(tmp_path, seed=5, vehicles=1)
-    frame = LocalFrame(world.lat_deg, world.lon_deg)
+    frame = Origin(world.lat_deg, world.lon_deg)
     async with (
         asyncio.timeout(150.0),
         Observer.connect(world.host, world.port, world.token) as observer,
@@ -46,10 +46,8 @@ async def test_mavsdk_discovers_uploads_arms_takes_off_flies_the_mission_and_ret
 
         items = []
         for east, north, up in WAYPOINTS_M:
-            lat, lon = frame.to_globe(east, north)
-            items.append(
-                MissionItem(lat, lon, up, speed_m_s=5.0, is_fly_through=True, acceptance_radius_m=1.5)
-            )
+            lon, lat = frame.place(east, north)
+            items.append(MissionItem(lat, lon, up, speed_m_s=5.0, is_fly_through=True, acceptance_radius_m=1.5))
         await mission.upload_mission(MissionPlan(items))
         assert len((await mission.download_mission()).mission_items) == len(items)
 

@@ -38,7 +38,7 @@ def test_a_node_in_this_process_and_its_client_have_one_shape() -> None:
 async def test_every_method_arrives_and_comes_back(tmp_path: Path) -> None:
     node = FakeNode()
     async with served(node, tmp_path) as client:
-        assert await client.status() == await node.status()
+        assert await client.status() == (await node.status()).model_copy(update={"url": client.url})
         assert tuple(await client.catalogue()) == CATALOGUE
         assert await client.devices() == await node.devices()
         mission = await client.submit(DOCUMENT, seed=7)

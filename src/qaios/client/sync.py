@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Coroutine, Iterator, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -26,30 +27,45 @@ class Portal:
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="qaios-portal", daemon=True)
+        self._thread = threading.Thread(target=self._live, name="qaios-portal", daemon=True)
         self._thread.start()
 
+    def _live(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        try:
+            self._loop.run_forever()
+            self._loop.run_until_complete(self._finish())
+        finally:
+            self._loop.close()
+
+    async def _finish(self) -> None:
+        others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        await self._loop.shutdown_asyncgens()
+
+    def start(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+        """Begin it and return at once."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
+
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """The coroutine's answer or exception. An interrupt here cancels it there and waits until it has tidied up."""
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        """The coroutine's answer or exception; an interrupt here cancels it there."""
+        future = self.start(work)
         try:
             return future.result()
         except KeyboardInterrupt:
             future.cancel()
             raise
 
-    def close(self) -> None:
-        async def finish() -> None:
-            others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-            for task in others:
-                task.cancel()
-            await asyncio.gather(*others, return_exceptions=True)
-            await self._loop.shutdown_asyncgens()
-
-        asyncio.run_coroutine_threadsafe(finish(), self._loop).result()
+    def retire(self) -> None:
+        """Let the thread end soon; may be called from inside the loop."""
         self._loop.call_soon_threadsafe(self._loop.stop)
+
+    def close(self) -> None:
+        """End what still runs, then the thread."""
+        self.retire()
         self._thread.join()
-        self._loop.close()
 
 
 class SyncClient:

@@ -2,6 +2,7 @@
 
     compute.call   {call: 'module:function', args: [..], kwargs: {..}}     may run again after a crash
     compute.run    {command: [program, argument, ..]}                      at most once, or explicitly unknown
+    NAME           {argument: value, ..}     a function the configuration gives a name of its own, called with these
 
 Both run in killable worker processes (`drivers.pool`), one attempt a worker. Thousands of calls of one shape travel
 in one message (`execute_batch`); a call that takes its whole worker down fails alone, found by halving the batch.
@@ -24,7 +25,7 @@ import os
 import signal
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -93,7 +94,10 @@ _TYPES: Mapping[str, Mapping[str, tuple[type, ...]]] = {
                "check": (bool,)},
 }  # fmt: skip
 
-UNSEEN_S = {CALL.name: 0.001, RUN.name: 0.1}  # what something never run here is taken to last: a guess
+# Functions of the house that missions call by a name of their own, so that they can be a fallback.
+FUNCTIONS: Mapping[str, str] = {"optimize.classical": "qaios.quantum.qubo:solve_classical"}
+
+UNSEEN_S = {CALL.name: 0.05, RUN.name: 0.1}  # a guess, on the long side: the first slice of a long call stays short
 SEEN_MAX = 256  # functions and programs whose mean is kept
 
 
@@ -102,6 +106,7 @@ class ComputeConfig:
     name: str = "cpu"
     processes: int = 0  # workers at a time; 0: one per core
     path: tuple[str, ...] = ()  # folders to look for modules in
+    functions: Mapping[str, str] = field(default_factory=lambda: dict(FUNCTIONS))  # action -> 'module:function'
 
 
 class Compute:
@@ -113,12 +118,13 @@ class Compute:
             name=config.name,
             driver="compute",
             kind="compute",
-            actions=(CALL, RUN),
+            actions=(CALL, RUN, *(ActionSpec(name, f"Call {call}.") for name, call in config.functions.items())),
             capacity=size,
             summary=f"This computer, {size} worker processes",
         )
         self._site = site
         self._path = tuple(config.path)
+        self._functions = dict(config.functions)
         self._pool = Pool(config.name, size)
         self._once = Once()
         self._ledger = Ledger(Path(site.home) / "devices" / config.name / "ledger")
@@ -148,14 +154,22 @@ class Compute:
 
     def estimate(self, shapes: Sequence[Shape], status: DeviceStatus) -> Sequence[Estimate]:
         """Duration in seconds, with its source in `terms`: the mean seen here, or a guess for what never ran."""
-        return [_estimate(shape, status) for shape in shapes]
+        asked = [self._named(shape.action, shape.form) for shape in shapes]
+        return [_estimate(Shape(action, form), status) for action, form in asked]
 
     async def execute(self, task: Task, attempt: Attempt) -> Result:
-        if fault := _fault(task.action, task.arguments):
+        action, arguments = self._named(task.action, task.arguments)
+        if fault := _fault(action, arguments):
             raise Refused(fault, hint="See `qai devices -o json` for the arguments of each action.")
         self._admit(attempt)
-        body = self._call if task.action == CALL.name else self._run
-        return await self._once.run(attempt.key, lambda: body(task.arguments, attempt))
+        body = self._call if action == CALL.name else self._run
+        return await self._once.run(attempt.key, lambda: body(arguments, attempt))
+
+    def _named(self, action: str, arguments: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+        """A named function is a `compute.call` of it with the task's arguments as keywords."""
+        if action not in self._functions:
+            return action, arguments
+        return CALL.name, {"call": self._functions[action], "kwargs": arguments}
 
     def _admit(self, attempt: Attempt) -> None:
         if not self._open:

@@ -42,6 +42,7 @@ class Berthed:
     tried_s: float = 0.0  # when opening it was last tried
     opening: asyncio.Task[None] | None = None
     estimates: dict[tuple[int, int], Estimate] = field(default_factory=dict)
+    ends_s: list[float] = field(default_factory=list)  # when what it runs should end, by its own estimates
     version: int = -1  # of the estimates
     seen: int = -1  # the version the watch saw last
     prepared: set[tuple[int, int]] = field(default_factory=set)  # (shape, version)
@@ -248,15 +249,19 @@ class Fleet:
 
     # ── capacity ─────────────────────────────────────────────────────────────
 
-    def hold(self, name: str) -> None:
+    def hold(self, name: str, duration_s: float = 0.0) -> None:
+        """One attempt more, which should take so long."""
         berth = self[name]
         berth.running += 1
+        berth.ends_s.append(self._clock.now_s() + duration_s)
         if berth.state is DeviceState.IDLE:
             berth.state = DeviceState.BUSY
 
     def free(self, name: str) -> None:
         berth = self[name]
         berth.running -= 1
+        # Which of them ended does not matter to an estimate of when the next one will.
+        berth.ends_s.remove(min(berth.ends_s))
         if berth.running == 0 and berth.state is DeviceState.BUSY:
             berth.state = DeviceState.IDLE
         self.changed.set()
@@ -272,6 +277,8 @@ class Fleet:
                 self._free(berth, family),
                 _status(berth).version,
                 self._unusable(berth),
+                # What is overdue by so much is expected to take as much again.
+                abs(min(berth.ends_s) - self._clock.now_s()) if berth.ends_s else 0.0,
                 self.hopeless(name),
             )
             for name, berth in self.berths.items()

@@ -444,8 +444,10 @@ class Kernel:
         self._placing.forget(gone)
         for task in gone:
             self._ready.pop(task, None)
-        for device, _ in groups:
-            self.fleet.hold(device)
+        for (device, _), ids in groups.items():
+            shape = int(self.machine.shape[ids[0]])
+            estimate = self.fleet.estimate(device, shape, self.machine.shapes[shape])
+            self.fleet.hold(device, estimate.duration_s * len(ids))
         await self.post(*events)
         for (device, _), ids in groups.items():
             self._start(device, np.array(ids, np.int64))

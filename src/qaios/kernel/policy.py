@@ -6,8 +6,9 @@ one step per `aging_s`, so nothing starves. Among devices that can take a task n
 
     score = fidelity − slowness · duration_s − hunger · energy_j − cost
 
-Batched actions fill a device in slices of about `slice_s` of its estimated work, so that a thousand short calls
-travel together and two long ones do not queue behind each other.
+A better device that is busy is waited for when its score is higher even after the wait. Batched actions fill a device
+in slices of about `slice_s` of its estimated work, so that a thousand short calls travel together and two long ones
+do not queue behind each other.
 """
 
 from __future__ import annotations
@@ -67,6 +68,7 @@ class _Slot:
 
     berth: Berth
     free: int
+    wait_s: float  # until it can take something again, with what it was given in this cycle
     slices: dict[int, int] = field(default_factory=dict)  # shape -> places left in its open slice
 
 
@@ -90,7 +92,7 @@ class _Desk:
     _known: dict[tuple[int, frozenset[str], str], tuple[int, bool]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.slots = {berth.spec.name: _Slot(berth, berth.free) for berth in self.fleet}
+        self.slots = {berth.spec.name: _Slot(berth, berth.free, berth.wait_s) for berth in self.fleet}
         for berth in self.fleet:
             if berth.spec.parent:
                 self.family[berth.spec.parent] = max(self.family.get(berth.spec.parent, 0), berth.free)
@@ -107,10 +109,10 @@ class _Desk:
             self.impossible[task] = decision
             return
         if decision not in self.full:
-            for candidate in self.decisions[decision].candidates:
-                if self._take(candidate.device, shape):
-                    self.placed.append(Placement(task, candidate.device, decision))
-                    return
+            device = self._choose(self.decisions[decision].candidates, shape)
+            if device:
+                self.placed.append(Placement(task, device, decision))
+                return
             self.full.add(decision)
             self.exhausted = not any(slot.free > 0 or any(slot.slices.values()) for slot in self.slots.values())
         self.waiting[task] = decision
@@ -128,6 +130,18 @@ class _Desk:
             decision, possible = self._decide(shape, frozenset(), "")
             answer = self.waiting if possible else self.impossible
             answer.update(dict.fromkeys(ids[shapes == shape].tolist(), decision))
+
+    def _choose(self, candidates: Sequence[Candidate], shape: int) -> str:
+        """The best device that is free, unless a better one is worth the wait; "" to wait."""
+        worth_waiting = -np.inf
+        for candidate in candidates:
+            if worth_waiting >= candidate.score:
+                return ""
+            if self._take(candidate.device, shape):
+                return candidate.device
+            wait_s = self.slots[candidate.device].wait_s
+            worth_waiting = max(worth_waiting, candidate.score - self.policy.slowness_per_s * wait_s)
+        return ""
 
     def _decide(self, shape: int, excluded: frozenset[str], pinned: str) -> tuple[int, bool]:
         """The scored candidates, best first, for any task of this shape and these restrictions."""
@@ -177,8 +191,13 @@ class _Desk:
         if slot.free <= 0 or self.family.get(parent, 1) <= 0:
             return False
         slot.free -= 1
+        duration_s = self.estimates(device, shape).duration_s
+        kin = [slot]
         if parent in self.family:
             self.family[parent] -= 1
+            kin = [one for one in self.slots.values() if parent in (one.berth.spec.name, one.berth.spec.parent)]
+        for one in kin:
+            one.wait_s = min(one.wait_s, duration_s) if one.wait_s else duration_s
         if self._batched(slot.berth, shape):
             work_s = max(self.estimates(device, shape).duration_s, 1e-9)
             size = int(min(self.policy.slice_tasks_max, max(1, self.policy.slice_s / work_s)))

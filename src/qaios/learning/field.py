@@ -2,13 +2,14 @@
 
     c(x) = floor + exp(f(x)),     f ~ Gaussian process
 
-with one length along and one across a direction it finds itself, and one in height. The exponential keeps a plume positive
-and lets it be steep at its heart and flat in its tails, which a plain Gaussian process cannot. It is kept small by
-inducing places (Quinonero-Candela & Rasmussen 2005): f is a sum of at most 120 bells on well-spread samples.
+with one length along and one across a direction it finds itself, and one in height. The exponential keeps a plume
+positive and lets it be steep at its heart and flat in its tails, which a plain Gaussian process cannot. It is kept
+small by inducing places (Quinonero-Candela & Rasmussen 2005): f is a sum of at most 120 bells on well-spread
+samples.
 
-The weights are the most probable ones (damped Gauss-Newton); lengths, direction, strength and mean maximise Laplace's
-evidence (Rasmussen & Williams 2006, section 3.4), so nothing has to be held out for them. All searches stop on counted
-work. `value_and_slopes` is what the network's gradient goes through.
+The weights are the most probable ones (damped Gauss-Newton); lengths, direction, strength and mean maximise
+Laplace's evidence (Rasmussen & Williams 2006, section 3.4), so nothing has to be held out for them. All searches
+stop on counted work. `value_and_slopes` is what the network's gradient goes through.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from qaios.learning.network import Array
-from qaios.learning.samples import Samples
+from qaios.learning.samples import Samples, thinned
 
 BELLS_MAX = 120
-EVALUATIONS_MAX = 60
+EVALUATIONS_MAX = 120
+SHAPE_SAMPLES_MAX = 1200  # the shape is sought on this many samples, evenly spread; the weights use all
 NEWTON_STEPS_MAX = 8
 EXPONENT_MAX = 12.0
 JITTER = 1e-6
@@ -96,8 +98,10 @@ def fit(samples: Samples) -> Field:
     low = np.array([np.log(2.0), np.log(2.0), -np.pi, np.log(2.0), np.log(0.05), middle - 3.0])
     high = np.array([np.log(4.0 * extent), np.log(4.0 * extent), np.pi, np.log(300.0), np.log(5.0), middle + 3.0])
 
+    few = thinned(samples, SHAPE_SAMPLES_MAX)
+
     def unlikely(numbers: Array) -> float:
-        return -_fit_weights(Shape(*numbers), samples, bells, floor).evidence
+        return -_fit_weights(Shape(*numbers), few, bells, floor).evidence
 
     found = minimize(
         unlikely,
@@ -116,9 +120,11 @@ def fit(samples: Samples) -> Field:
 
 def _fit_weights(shape: Shape, samples: Samples, bells_m: Array, floor: float) -> Field:
     scaled = shape.scaled(bells_m)
-    root = np.linalg.cholesky(_bell(scaled, scaled) + JITTER * np.eye(len(bells_m)))
+    root = np.asarray(np.linalg.cholesky(_bell(scaled, scaled) + JITTER * np.eye(len(bells_m))), dtype=np.float64)
     basis = _basis(shape, samples.at_m, bells_m, root)
-    whitened, evidence = _most_probable(basis, np.full(len(samples), shape.mean), floor, samples, np.zeros(len(bells_m)))
+    whitened, evidence = _most_probable(
+        basis, np.full(len(samples), shape.mean), floor, samples, np.zeros(len(bells_m))
+    )
     return Field(floor, shape, bells_m, root, whitened, _weights(shape, root, whitened), evidence)
 
 

@@ -7,8 +7,11 @@ without backbone, the four heads fused into one product:
     s  = sigmoid(a · gap + b)              the time gap opens or closes the gate
     h' = f1 + s (f2 - f1)                  a mix of two bounded values, so |h'| ≤ 1 whatever comes in
 
-Irregular gaps are an input of the cell itself, not something to be resampled away. The backward pass is the same
-loop read from the end; `tests/learning/test_liquid.py` holds every parameter of it against central differences.
+Irregular gaps are an input of the cell itself, not something to be resampled away. It starts as a memory that leaks
+with time (f1 keeps the state, the gate is nearly shut, for each unit at a pace of its own, as in Tallec & Ollivier
+2018, arXiv 1804.11188); from a plain random start it forgets within some steps and never learns to integrate. The
+backward pass is the same loop read from the end; `tests/learning/test_liquid.py` holds every parameter of it
+against central differences.
 """
 
 from __future__ import annotations
@@ -18,6 +21,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from qaios.learning.network import Array, Parameters, sigmoid, weights
+
+MEMORY_STEPS_MAX = 100.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +46,14 @@ class LiquidCell:
     def __init__(self, features: int, units: int, random: np.random.Generator) -> None:
         self.features = features
         self.units = units
+        keeping = np.eye(units)  # f1 begins as "as it was", so that a state can outlast hundreds of samples
+        patience = -np.log(random.uniform(2.0, MEMORY_STEPS_MAX, units))  # the gate begins nearly shut
         self.parameters: Parameters = {
-            "Wx": np.hstack([weights(random, features, units) for _ in range(4)]),
-            "Wh": np.hstack([weights(random, units, units) for _ in range(4)]),
-            "w": np.zeros(4 * units),
+            "Wx": np.hstack(
+                [weights(random, features, units, 0.3), *(weights(random, features, units) for _ in "234")]
+            ),
+            "Wh": np.hstack([keeping, *(weights(random, units, units, 0.5) for _ in range(3))]),
+            "w": np.concatenate([np.zeros(2 * units), np.full(units, 0.1), patience]),
         }
 
     def run(self, inputs: Array, gaps: Array, state: Array | None = None) -> LiquidTape:

@@ -1,17 +1,18 @@
 """The network's part in the map: how the plume is displaced *now*, told by the stream of the fleet's samples.
 
-The samples of all drones make one stream with truly irregular gaps. At each sample the network has been told the one before
-(what was measured against what the steady field expects there, and which way the field slopes) and the time since; from its
-state it says, for this moment: louder or fainter, shifted east and north, turned about the heart of the plume. The steady
-field is then read at the displaced place. With four numbers per moment it can follow a plume that swings with the
-wind and cannot draw one of its own; where the air stands still, it learns to say nothing.
+The samples of all drones make one stream with truly irregular gaps. At each sample the network has been told the
+one before (what was measured against what the steady field expects there, and which way the field slopes) and the
+time since; from its state it says, for this moment: louder or fainter, shifted east and north, turned about the
+heart of the plume. The steady field is then read at the displaced place. With four numbers per moment it can follow
+a plume that swings with the wind and cannot draw one of its own; where the air stands still, it learns to say
+nothing.
 
 Held-out samples are in the stream as moments without a measurement.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,6 +71,23 @@ def frame_of(field: Field, samples: Samples) -> Frame:
     return Frame(heart, float(np.maximum(np.ptp(samples.at_m[:, :2], axis=0).max(), 10.0)))
 
 
+def imagined(field: Field, samples: Samples, frame: Frame, random: np.random.Generator) -> tuple[Samples, Samples]:
+    """The same flight through the same field under an invented swing: (as measured, without noise).
+
+    Strength and pace of the swing are drawn anew each time, and often it is nothing at all.
+    """
+    pace_s = float(np.exp(random.uniform(np.log(10.0), np.log(120.0))))
+    strength = random.uniform(0.0, 1.0) * np.array([0.4, 0.3, 0.3, 0.8]) * (random.random(OUTPUTS) < 0.6)
+    keep = np.exp(-np.diff(samples.t_s, prepend=samples.t_s[0]) / pace_s)
+    path, draws = np.empty((len(samples), OUTPUTS)), random.standard_normal((len(samples), OUTPUTS))
+    path[0] = draws[0]
+    for k in range(1, len(samples)):
+        path[k] = keep[k] * path[k - 1] + np.sqrt(1.0 - keep[k] ** 2) * draws[k]
+    clean = predict(field, path * strength, samples.at_m, frame)
+    dirty = np.maximum(clean + samples.sigma * random.standard_normal(len(samples)), 0.0)
+    return replace(samples, pm25=dirty), replace(samples, pm25=clean)
+
+
 def stream_of(samples: Samples, field: Field, gap_unit_s: float) -> Stream:
     """Measurements against the steady field, in windows."""
     f, slopes = field.value_and_slopes(samples.at_m)
@@ -123,9 +141,7 @@ def loss_and_slopes(
     of_away = np.column_stack([c * of_back[:, 0] - s * of_back[:, 1], s * of_back[:, 0] + c * of_back[:, 1]])
     back = places[:, :2] - frame.heart_m
     of_turn = of_back[:, 0] * back[:, 1] - of_back[:, 1] * back[:, 0]
-    of_bounded = np.column_stack(
-        [LOUDER_MAX * of_f, -SHIFT_MAX * frame.extent_m * of_away, TURN_MAX_RAD * of_turn]
-    )
+    of_bounded = np.column_stack([LOUDER_MAX * of_f, -SHIFT_MAX * frame.extent_m * of_away, TURN_MAX_RAD * of_turn])
     of_bounded += shyness * bounded / len(samples)
     return loss, of_bounded * (1.0 - bounded**2)
 

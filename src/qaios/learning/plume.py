@@ -1,19 +1,19 @@
 """From the samples of a survey to a map of the pollution at one moment, beside the plain ways of making one.
 
-Called by the driver `liquid` in its worker. Three steps: a steady field is fitted (`field`); a liquid network, or its gated
-rival, is trained on the stream of samples to say how the plume is displaced at each moment (`motion`); field and
-displacement are read together on the grid at the asked time and height.
+Called by the driver `liquid` in its worker. Three steps: a steady field is fitted (`field`); a liquid network, or
+its gated rival, is trained on the stream of samples to say how the plume is displaced at each moment (`motion`);
+field and displacement are read together on the grid at the asked time and height.
 
-Honesty is built in. Whole pieces of track are held out twice, once to choose epoch and cell, once for the figures. The
-baselines get the learning *and* the choosing pieces. The truth, when a simulated world gives it, is read after the map is
-made. Errors are root mean square over the spread (standard deviation) of what is compared with: 1.0 is what the mean alone
-would score. Whoever wins is named.
+Honesty is built in. Whole pieces of track are held out twice, once to choose epoch and cell, once for the figures.
+The baselines get the learning *and* the choosing pieces. The truth, when a simulated world gives it, is read after
+the map is made. Errors are root mean square over the spread (standard deviation) of what is compared with: 1.0 is
+what the mean alone would score. Whoever wins is named.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -32,16 +32,20 @@ CELLS: dict[str, MakeCell] = {"liquid": LiquidCell, "gru": GruCell}
 BASELINES: dict[str, Callable[[Samples, Array], Array]] = {"linear": baselines.linear, "kriging": baselines.kriging}
 BASELINE = "linear"
 
-EPOCHS = 90
+EPOCHS = 150
 EPOCHS_MAX = 2000
-UNITS = 12
-RATE = 1.5e-2
-DECAY = 1e-3
-SHYNESS = 0.03  # price of a displacement: the plume stands still unless the samples say otherwise
-HIDDEN_SHARE = 0.2  # of the pieces is hidden in each epoch, so that the network learns to speak about where it is blind
-HELD_OUT_SHARE = 0.12
+REHEARSED_SHARE = 0.7  # of the epochs
+REHEARSED_MOMENTS = 640
 REFITS = 3
-CELLS_MAX = 40_000
+UNITS = 12
+RATE = 8e-3
+DECAY = 1e-3
+GRADIENT_MAX = 1.0
+SHYNESS = 0.3  # price of a displacement: the plume stands still unless the samples say otherwise
+HIDDEN_SHARE, HIDDEN_S = 0.2, 15.0  # in each epoch, so that the network learns to speak about where it is blind
+FOLDS, TRUSTS = 5, (0.0, 0.25, 0.5, 0.75, 1.0)
+HELD_OUT_SHARE = 0.12
+POINTS_MAX = 40_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +75,11 @@ class Trained:
 
     network: Network
     field: Field
-    epoch: int
+    frame: motion.Frame
+    epoch: int  # of listening
+    best_epoch: int
     error: float  # on the choosing pieces
-    losses: tuple[float, ...]
+    trust: float = 1.0  # how much of what the network says is believed, 0..1
 
 
 def map_plume(arguments: Mapping[str, Any]) -> Generator[dict[str, Any], None, dict[str, Any]]:
@@ -90,7 +96,9 @@ def map_plume(arguments: Mapping[str, Any]) -> Generator[dict[str, Any], None, d
     steady = fit(samples.part(learning))
     rivals: dict[str, Trained] = {}
     for number, cell in enumerate(request.cells):
-        for trained in train(cell, steady, samples, role, request.epochs, np.random.default_rng([request.seed, number])):
+        for trained in train(
+            cell, steady, samples, role, request.epochs, np.random.default_rng([request.seed, number])
+        ):
             if isinstance(trained, Trained):
                 rivals[cell] = trained
             else:
@@ -98,54 +106,116 @@ def map_plume(arguments: Mapping[str, Any]) -> Generator[dict[str, Any], None, d
                 yield {"fraction": round(0.1 + 0.7 * done, 3), "note": f"{cell}: {trained['note']}"}
     chosen = min(rivals, key=lambda cell: rivals[cell].error)
     yield {"fraction": 0.85, "note": f"{chosen} chosen by validation; drawing the map and the baselines"}
-    held_out = _held_out_errors(rivals[chosen], steady, samples, role)
-    maps = {"network": network_map(rivals[chosen], request)}
+    held_out = _held_out_errors(rivals[chosen], samples, role)
+    still = fit(samples)
+    drawn, field = network_map(rivals[chosen], still, request)
+    maps = {"network": drawn, "still_field": still.value(request.places_m)}
     maps |= {name: method(samples, request.places_m) for name, method in BASELINES.items()}
-    return _value(request, rivals, chosen, maps, held_out, role)
+    value = _value(request, rivals, chosen, maps, held_out)
+    return value | {"files": {"model": _model_file(request, rivals[chosen], field, value, role)}}
 
 
 def train(
     cell: str, steady: Field, samples: Samples, role: NDArray[np.int64], epochs: int, random: np.random.Generator
 ) -> Generator[dict[str, Any] | Trained, None, None]:
-    """Yield progress and at last a `Trained`. Learns from role 0, chooses its epoch by role 1, never uses role 2."""
-    learning, choosing = role == 0, role == 1
+    """Yield progress and at last a `Trained`. Learns from role 0, chooses its epoch by role 1, never uses role 2.
+
+    The first epochs are a rehearsal: the same flight through the fitted field under invented swings of the wind, a
+    new one each time, so that the network learns to tell a swing from noise before it hears the real samples.
+    """
     network = Network(CELLS[cell](motion.FEATURES, UNITS, random), motion.OUTPUTS, random, readout_gain=0.05)
-    adam, best = Adam(rate=RATE, decay=DECAY), Checkpoint()
-    frame = motion.frame_of(steady, samples.part(learning))
-    stream = motion.stream_of(samples, steady, gap_unit_s(samples))
-    field, kept, losses = steady, steady, []
-    pieces = _pieces(samples)
-    for epoch in range(1, epochs + 1):
-        if epoch % max(1, epochs // (REFITS + 1)) == 0:
-            places, louder = motion.displaced(motion.say(network, stream, learning), samples.at_m, frame)
-            field = field.refitted(samples.part(learning), places[learning], louder[learning])
-        hidden = np.isin(pieces, np.flatnonzero(random.random(pieces.max() + 1) < HIDDEN_SHARE))
-        loss, gradients = motion.learn(
-            network, stream, field, samples, frame, learning & ~hidden, learning, SHYNESS
-        )
-        clip(gradients, 1.0)
-        adam.step(network.parameters, gradients)
-        losses.append(loss)
-        guess = motion.predict(field, motion.say(network, stream, learning), samples.at_m, frame)
-        if best.offer(network, _rmse(guess, samples.pm25, choosing) / _spread(samples.pm25), epoch):
-            kept = field
+    frame = motion.frame_of(steady, samples.part(role == 0))
+    rehearsals = round(REHEARSED_SHARE * epochs)
+    for epoch in rehearse(network, steady, samples, frame, rehearsals, random):
         if epoch % 10 == 0:
-            yield {"fraction": epoch / epochs, "note": f"epoch {epoch} of {epochs}, best error {best.error:.3f}"}
-    best.restore(network)
-    yield Trained(network, kept, best.epoch, best.error, tuple(losses))
+            yield {"fraction": epoch / epochs, "note": f"rehearsal {epoch} of {rehearsals}"}
+    for trained in _listen(network, steady, samples, frame, role, epochs - rehearsals, random):
+        if trained.epoch % 10 == 0 or trained.epoch == epochs - rehearsals:
+            note = f"epoch {rehearsals + trained.epoch} of {epochs}, best error {trained.error:.3f}"
+            yield {"fraction": (rehearsals + trained.epoch) / epochs, "note": note}
+    yield replace(trained, trust=_trust(trained, samples, role < 2, random))
 
 
-def network_map(trained: Trained, request: Request) -> Array:
-    """The map at the asked moment, from all samples: the weights of the field are fitted once more to every sample."""
+def _trust(trained: Trained, samples: Samples, known: NDArray[np.bool_], random: np.random.Generator) -> float:
+    """How much of what the network says makes the best guess where it is blind, from 0 (the air stands still) to 1.
+
+    Every known piece of track is hidden once and guessed, so the choice rests on all known samples, and on no others.
+    """
+    stream = motion.stream_of(samples, trained.field, gap_unit_s(samples))
+    turn = random.permutation(FOLDS)[_piece(samples) % FOLDS]
+    said = np.zeros((len(samples), motion.OUTPUTS))
+    for fold in range(FOLDS):
+        said[turn == fold] = motion.say(trained.network, stream, known & (turn != fold))[turn == fold]
+    cost = {}
+    for trust in TRUSTS:
+        guess = motion.predict(trained.field, trust * said, samples.at_m, trained.frame)
+        cost[trust] = _rms(((guess - samples.pm25) / samples.sigma)[known])
+    return min(cost, key=lambda trust: (cost[trust], trust))
+
+
+def rehearse(
+    network: Network, steady: Field, samples: Samples, frame: motion.Frame, epochs: int, random: np.random.Generator
+) -> Generator[int, None, None]:
+    """Train on invented swings. Every epoch takes a stretch of the flight, so a long survey costs no more."""
+    adam, unit_s = Adam(rate=RATE, decay=DECAY), gap_unit_s(samples)
+    for epoch in range(1, epochs + 1):
+        first = int(random.integers(0, max(1, len(samples) - REHEARSED_MOMENTS + 1)))
+        stretch = samples.part(np.arange(len(samples)) >= first)
+        stretch = stretch.part(np.arange(len(stretch)) < REHEARSED_MOMENTS)
+        measured, clean = motion.imagined(steady, stretch, frame, random)
+        stream, seen = motion.stream_of(measured, steady, unit_s), ~_hidden(stretch, random)
+        _, gradients = motion.learn(network, stream, steady, clean, frame, seen, np.ones_like(seen), 0.0)
+        clip(gradients, GRADIENT_MAX)
+        adam.step(network.parameters, gradients)
+        yield epoch
+
+
+def _listen(
+    network: Network,
+    field: Field,
+    samples: Samples,
+    frame: motion.Frame,
+    role: NDArray[np.int64],
+    epochs: int,
+    random: np.random.Generator,
+) -> Generator[Trained, None, None]:
+    """Train on the real samples, refitting the field to where the network says they belong; yield the best so far.
+
+    What the rehearsal left is a candidate too, so that real samples can only make it better on the choosing pieces.
+    """
+    adam, best, kept = Adam(rate=RATE / 4.0, decay=DECAY), Checkpoint(), field
+    stream, learning, choosing = motion.stream_of(samples, field, gap_unit_s(samples)), role == 0, role == 1
+    spread, refit_every = _spread(samples.pm25), max(1, epochs // (REFITS + 1))
+    number = 0
+    for epoch in range(1, epochs + 1):
+        said = motion.say(network, stream, learning)
+        if epoch % refit_every == 0:
+            places, louder = motion.displaced(said, samples.at_m, frame)
+            field = field.refitted(samples.part(learning), places[learning], louder[learning])
+        guess = motion.predict(field, said, samples.at_m, frame)
+        if best.offer(network, _rms((guess - samples.pm25)[choosing]) / spread, epoch):
+            kept, number = field, epoch
+        seen = learning & ~_hidden(samples, random)
+        _, gradients = motion.learn(network, stream, field, samples, frame, seen, learning, SHYNESS)
+        clip(gradients, GRADIENT_MAX)
+        adam.step(network.parameters, gradients)
+        if epoch == epochs:
+            best.restore(network)
+        yield Trained(network, kept, frame, epoch, number, best.error)
+
+
+def network_map(trained: Trained, still: Field, request: Request) -> tuple[Array, Field]:
+    """The map at the asked moment and the field it is read from; `still` is the steady field of all samples."""
     samples = request.samples
-    everything = np.ones(len(samples), dtype=np.bool_)
-    field, frame = _with(trained, samples, everything)
-    before = samples.part(samples.t_s <= request.at_s)
-    moment = _with_moment(before if len(before) else samples.part(np.arange(len(samples)) < 1), request.at_s)
-    seen = np.append(np.ones(len(moment) - 1, dtype=np.bool_), False)
-    said = motion.say(trained.network, motion.stream_of(moment, trained.field, gap_unit_s(samples)), seen)[-1]
+    field, _ = _refitted(trained, still, samples, np.ones(len(samples), dtype=np.bool_))
+    heard = samples.t_s <= request.at_s
+    heard[0] = True
+    moment = _with_moment(samples.part(heard), request.at_s)
+    seen = np.arange(len(moment)) < len(moment) - 1
+    stream = motion.stream_of(moment, trained.field, gap_unit_s(samples))
+    said = trained.trust * motion.say(trained.network, stream, seen)[-1]
     places = request.places_m
-    return motion.predict(field, np.repeat(said[None], len(places), axis=0), places, frame)
+    return motion.predict(field, np.repeat(said[None], len(places), axis=0), places, trained.frame), field
 
 
 def gap_unit_s(samples: Samples) -> float:
@@ -153,12 +223,12 @@ def gap_unit_s(samples: Samples) -> float:
     return max(float(np.ptp(samples.t_s)) / max(1, len(samples) - 1), 1e-3)
 
 
-def _with(trained: Trained, samples: Samples, known: NDArray[np.bool_]) -> tuple[Field, motion.Frame]:
-    """The trained field with its weights fitted to the known samples, where the network says they belong."""
-    frame = motion.frame_of(trained.field, samples.part(known))
-    said = motion.say(trained.network, motion.stream_of(samples, trained.field, gap_unit_s(samples)), known)
-    places, louder = motion.displaced(said, samples.at_m, frame)
-    return trained.field.refitted(samples.part(known), places[known], louder[known]), frame
+def _refitted(trained: Trained, still: Field, samples: Samples, known: NDArray[np.bool_]) -> tuple[Field, Array]:
+    """(`still` with its weights fitted to where the network says the known samples belong, what it says)."""
+    stream = motion.stream_of(samples, trained.field, gap_unit_s(samples))
+    said = trained.trust * motion.say(trained.network, stream, known)
+    places, louder = motion.displaced(said, samples.at_m, trained.frame)
+    return still.refitted(samples.part(known), places[known], louder[known]), said
 
 
 def _with_moment(samples: Samples, at_s: float) -> Samples:
@@ -172,20 +242,26 @@ def _with_moment(samples: Samples, at_s: float) -> Samples:
     )
 
 
-def _pieces(samples: Samples) -> NDArray[np.int64]:
-    """A number for every fifteen seconds of every track."""
-    label = samples.track * 100_000 + ((samples.t_s - samples.t_s[0]) // 15.0).astype(np.int64)
+def _hidden(samples: Samples, random: np.random.Generator) -> NDArray[np.bool_]:
+    """Some pieces of track, fifteen seconds each, in which the network hears nothing in this epoch."""
+    piece = _piece(samples)
+    hidden: NDArray[np.bool_] = (random.random(int(piece.max()) + 1) < HIDDEN_SHARE)[piece]
+    return hidden
+
+
+def _piece(samples: Samples) -> NDArray[np.int64]:
+    """A number for every fifteen seconds of every track, shape (count,)."""
+    label = samples.track * 100_000 + ((samples.t_s - samples.t_s[0]) // HIDDEN_S).astype(np.int64)
     return np.unique(label, return_inverse=True)[1].astype(np.int64)
 
 
-def _held_out_errors(trained: Trained, steady: Field, samples: Samples, role: NDArray[np.int64]) -> dict[str, Any]:
+def _held_out_errors(trained: Trained, samples: Samples, role: NDArray[np.int64]) -> dict[str, Any]:
     """Every method on the pieces none has seen, each with all the others to learn from."""
     known, asked = role < 2, role == 2
-    field, frame = _with(trained, samples, known)
-    said = motion.say(trained.network, motion.stream_of(samples, trained.field, gap_unit_s(samples)), known)
-    still = steady.refitted(samples.part(known), samples.at_m[known], np.zeros(int(known.sum())))
+    still = fit(samples.part(known))
+    field, said = _refitted(trained, still, samples, known)
     guesses = {
-        "network": motion.predict(field, said, samples.at_m, frame)[asked],
+        "network": motion.predict(field, said, samples.at_m, trained.frame)[asked],
         "still_field": still.value(samples.at_m[asked]),
         **{name: method(samples.part(known), samples.at_m[asked]) for name, method in BASELINES.items()},
     }
@@ -206,7 +282,6 @@ def _value(
     chosen: str,
     maps: Mapping[str, Array],
     held_out: dict[str, Any],
-    role: NDArray[np.int64],
 ) -> dict[str, Any]:
     errors: dict[str, float] = {name: held_out["errors"][name] for name in maps}
     against = "held-out samples"
@@ -238,38 +313,38 @@ def _value(
         "validation": {cell: round(trained.error, 5) for cell, trained in rivals.items()},
         "parameters": best.network.size,
         "epochs": request.epochs,
-        "best_epoch": best.epoch,
+        "best_epoch": best.best_epoch,
+        "trust": best.trust,
         "samples": len(request.samples),
         "seed": request.seed,
-        "files": {"model": _model_file(request, best, chosen, held_out, role)},
     }
 
 
 def _model_file(
-    request: Request, best: Trained, chosen: str, held_out: dict[str, Any], role: NDArray[np.int64]
+    request: Request, best: Trained, field: Field, value: Mapping[str, Any], role: NDArray[np.int64]
 ) -> bytes:
     """Network and field, enough to draw the map again; everything that made them is named in the manifest."""
-    field, shape = best.field, best.field.shape
-    numbers = [shape.log_along_m, shape.log_across_m, shape.direction_rad, shape.log_height_m, shape.log_strength, shape.mean]
     arrays = {
         **best.network.parameters,
         "field.bells_m": field.bells_m,
         "field.weights": field.weights,
-        "field.shape": np.array(numbers),
+        "field.shape": np.array(astuple(field.shape)),
     }
     manifest = {
         "purpose": "displacement of a steady plume from a stream of air samples",
-        "cell": chosen,
+        "cell": value["cell"],
         "features": motion.FEATURES,
         "units": UNITS,
         "outputs": motion.OUTPUTS,
         "gap_unit_s": gap_unit_s(request.samples),
         "floor_ug_m3": field.floor,
         "data_sha256": request.samples.sha256,
-        "samples": {"learned": int((role == 0).sum()), "chose": int((role == 1).sum()), "tested": int((role == 2).sum())},
+        "samples": dict(zip(("learned", "chose", "tested"), np.bincount(role, minlength=3).tolist(), strict=True)),
         "seed": request.seed,
-        "best_epoch": best.epoch,
-        "heldout": held_out,
+        "best_epoch": best.best_epoch,
+        "trust": best.trust,
+        "frame": {"heart_m": best.frame.heart_m.tolist(), "extent_m": best.frame.extent_m},
+        "heldout": value["heldout"],
     }
     return pack(arrays, manifest)
 
@@ -279,7 +354,7 @@ def check(arguments: Mapping[str, Any]) -> Request:
     samples = read(arguments.get("samples", ()))
     truth = arguments.get("truth")
     east_m, north_m = _grid(arguments, truth, samples)
-    cell = str(arguments.get("cell", "auto"))
+    cell = str(arguments.get("cell", "liquid"))
     if cell not in (*CELLS, "auto"):
         raise Invalid(f"cell is {cell!r}", hint=f"Give one of {', '.join(CELLS)}, or auto to let validation choose.")
     epochs = int(_number(arguments, "epochs", EPOCHS))
@@ -301,7 +376,7 @@ def check(arguments: Mapping[str, Any]) -> Request:
 
 
 def _grid(arguments: Mapping[str, Any], truth: Any, samples: Samples) -> tuple[Array, Array]:
-    if isinstance(truth, Mapping) and "east_m" in truth and "area" not in arguments:
+    if isinstance(truth, Mapping) and {"east_m", "north_m"} <= set(truth) and arguments.get("area") is None:
         axes = [np.asarray(truth[axis], dtype=np.float64) for axis in ("east_m", "north_m")]
     else:
         step = _number(arguments, "step_m", 4.0)
@@ -314,8 +389,10 @@ def _grid(arguments: Mapping[str, Any], truth: Any, samples: Samples) -> tuple[A
                 hint="Give area: {west_m, south_m, east_m, north_m} in metres and step_m > 0.",
             )
         axes = [np.arange(a, b + step / 2.0, step) for a, b in (sides[:2], sides[2:])]
-    if axes[0].size * axes[1].size > CELLS_MAX:
-        raise Invalid(f"the map has {axes[0].size * axes[1].size} points, at most {CELLS_MAX} are drawn", hint="Raise step_m.")
+    if axes[0].size * axes[1].size > POINTS_MAX:
+        raise Invalid(
+            f"the map has {axes[0].size * axes[1].size} points, at most {POINTS_MAX} are drawn", hint="Raise step_m."
+        )
     return axes[0], axes[1]
 
 
@@ -323,7 +400,9 @@ def _truth(truth: Any, east_m: Array, north_m: Array) -> Array:
     if not isinstance(truth, Mapping) or "pm25_ug_m3" not in truth:
         raise Invalid("truth needs pm25_ug_m3, rows from south to north", hint="truth: {east_m, north_m, pm25_ug_m3}")
     values = np.asarray(truth["pm25_ug_m3"], dtype=np.float64)
-    axes = [np.asarray(truth.get(axis, own), dtype=np.float64) for axis, own in (("east_m", east_m), ("north_m", north_m))]
+    axes = [
+        np.asarray(truth.get(axis, own), dtype=np.float64) for axis, own in (("east_m", east_m), ("north_m", north_m))
+    ]
     if values.shape != (axes[1].size, axes[0].size):
         raise Invalid(f"truth has shape {values.shape}, its axes say {(axes[1].size, axes[0].size)}")
     if np.array_equal(axes[0], east_m) and np.array_equal(axes[1], north_m):
@@ -346,10 +425,6 @@ def _number(arguments: Mapping[str, Any], name: str, default: float) -> float:
 
 def _rms(values: Array) -> float:
     return float(np.sqrt(np.mean(values**2)))
-
-
-def _rmse(guess: Array, measured: Array, where: NDArray[np.bool_]) -> float:
-    return _rms(guess[where] - measured[where])
 
 
 def _spread(values: Array) -> float:

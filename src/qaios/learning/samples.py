@@ -104,7 +104,9 @@ def _tracks(t_s: Array, at_m: Array) -> NDArray[np.int64]:
     return track
 
 
-def hold_out(samples: Samples, fraction: float, random: np.random.Generator, piece_s: float = PIECE_S) -> NDArray[np.int64]:
+def hold_out(
+    samples: Samples, fraction: float, random: np.random.Generator, piece_s: float = PIECE_S
+) -> NDArray[np.int64]:
     """Cut every track into pieces of about `piece_s` and deal them out: 0 to learn, 1 to validate, 2 to test.
 
     `fraction` of the pieces goes to each of 1 and 2, at least one.
@@ -121,3 +123,12 @@ def hold_out(samples: Samples, fraction: float, random: np.random.Generator, pie
     role[np.isin(label, pieces[:share])] = 1
     role[np.isin(label, pieces[share : 2 * share])] = 2
     return role
+
+
+def thinned(samples: Samples, count_max: int) -> Samples:
+    """At most `count_max` samples, evenly spread over the stream."""
+    if len(samples) <= count_max:
+        return samples
+    chosen = np.zeros(len(samples), dtype=np.bool_)
+    chosen[np.linspace(0, len(samples) - 1, count_max).astype(np.int64)] = True
+    return samples.part(chosen)

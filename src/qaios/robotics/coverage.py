@@ -89,7 +89,7 @@ def keepouts(area: Area, obstacles: Iterable[Any], clearance_m: float) -> list[l
 
 
 def free_region(area: Area, zones: Sequence[Sequence[Sequence[float]]]) -> BaseGeometry:
-    """Where a vehicle may be, a decimetre off every border: nothing thinner is a place. Raises `Invalid` for nowhere."""
+    """Where a vehicle may be, `EDGE_M` off every border. Raises `Invalid` when that is nowhere."""
     from shapely import unary_union
     from shapely.geometry import Polygon
 

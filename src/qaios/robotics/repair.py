@@ -2,9 +2,13 @@
 
 The kernel calls `SurveyRepair.repair` when the ladder of failure can do no more for a `drone.survey`. The task
 carries its whole frame (zones, shelves, homes, budget) and its attempt emitted `{"swath": id}` for every swath
-flown, so nothing else needs asking: the swaths not emitted are routed over the other vehicles, each on its own
-altitude shelf, and become new surveys that can be repaired in turn. A swath broken off in the middle is flown
-again whole. Routing runs in a thread with a small work limit: well under a second for thirty swaths.
+flown and `{"samples": rows}` for the air it measured, so nothing else needs asking:
+
+    <lost>-salvage     keeps what the lost vehicle had brought: a flight's result without a flight
+    <lost>-by-<drone>  flies swaths that were not flown, on that vehicle's own altitude shelf
+
+The new surveys can be repaired in turn. A swath broken off in the middle is flown again whole. Routing runs in a
+thread with a small work limit: well under a second for thirty swaths.
 """
 
 from __future__ import annotations
@@ -33,17 +37,30 @@ class SurveyRepair:
     async def repair(
         self, lost: TaskSpec, chunks: Sequence[Mapping[str, Any]], fleet: Sequence[Berth], random: Random
     ) -> Sequence[TaskSpec]:
-        """Surveys of exactly the swaths `lost` had not flown; empty when it had flown all. Raises `Refused`."""
-        flown = {str(chunk["swath"]) for chunk in chunks if "swath" in chunk}
+        """What it brought, kept, and surveys of exactly the swaths it had not flown. Raises `Refused`."""
+        flown = [str(chunk["swath"]) for chunk in chunks if "swath" in chunk]
         left = [swath for swath in lost.arguments["swaths"] if str(swath["id"]) not in flown]
+        kept = salvage_task(lost, flown, [row for chunk in chunks for row in chunk.get("samples", ())])
         if not left:
-            return ()
-        names = [
-            berth.spec.name for berth in fleet if berth.spec.name != lost.device and berth.spec.action("drone.survey")
+            return kept
+        others = [
+            berth
+            for berth in fleet
+            if berth.spec.name != lost.device and not berth.hopeless and berth.spec.action(lost.action)
         ]
+        names = [berth.spec.name for berth in others if not berth.unusable] or [berth.spec.name for berth in others]
         if not names:
             raise Refused(f"{len(left)} swaths of {lost.name} are unflown and no other vehicle is open")
-        return await asyncio.to_thread(replan, lost, left, names)
+        return kept + await asyncio.to_thread(replan, lost, left, names)
+
+
+def salvage_task(lost: TaskSpec, flown: Sequence[str], samples: Sequence[Sequence[float]]) -> tuple[TaskSpec, ...]:
+    """The task whose result is what the lost flight had already brought; none when that is nothing."""
+    if not flown and not samples:
+        return ()
+    found = {"device": lost.device, "flown": list(flown), "samples": [list(row) for row in samples], "salvaged": True}
+    arguments = {"call": "qaios.robotics.survey:salvage", "args": [found]}
+    return (TaskSpec(f"{lost.name}-salvage", "compute.call", arguments, priority=lost.priority),)
 
 
 def replan(lost: TaskSpec, left: Sequence[Mapping[str, Any]], names: Sequence[str]) -> tuple[TaskSpec, ...]:

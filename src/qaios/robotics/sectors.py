@@ -45,10 +45,16 @@ def cells(region: BaseGeometry, *, width_m: float, count: int = 8) -> dict[str, 
     return {"problem": "sector-split", "cells": rows, "edges": edges}
 
 
-def shapes(cells: Sequence[Mapping[str, Any]], assignment: Sequence[int]) -> list[BaseGeometry]:
-    """One geometry per part, in the order of the parts' numbers. Raises `Invalid` when the answer does not fit."""
+def shapes(cells: Sequence[Mapping[str, Any]], assignment: Sequence[int] | Mapping[str, int]) -> list[BaseGeometry]:
+    """One geometry per part, in the order of the parts' numbers. Raises `Invalid` when the answer does not fit.
+
+    `assignment` is the part of each cell: in the order of the cells, or by the id of each.
+    """
     from shapely import unary_union
     from shapely.geometry import Polygon
+
+    if isinstance(assignment, Mapping):
+        assignment = [int(assignment[cell["id"]]) for cell in cells if cell["id"] in assignment]
 
     if len(assignment) != len(cells):
         raise Invalid(

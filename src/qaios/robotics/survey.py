@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from shapely.geometry.base import BaseGeometry
 
 FENCE_MARGIN_M = 20.0  # how far outside the area and the homes a vehicle may stray before its own fence stops it
-FENCE_CEILING_M = 30.0  # above the highest shelf
 
 
 def area(document: Any) -> dict[str, Any]:
@@ -85,7 +84,7 @@ def swaths(
     frame = {
         "origin": ground.origin.plain(),
         "zones": zones,
-        "fence": fence(ground, list(crews.values()), ceiling_m=max(shelves.values()) + FENCE_CEILING_M),
+        "fence": fence(ground, list(crews.values())),
         "shelves": shelves,
         "shelf_m": shelf_m,
         "homes": {name: list(home) for name, home in crews.items()},
@@ -139,24 +138,34 @@ def survey_task(
     )
 
 
-def collect(surveys: Sequence[Mapping[str, Any]], plan: Mapping[str, Any]) -> dict[str, Any]:
-    """All flights as one: samples in order of time, swaths flown and missing, worst battery.
+def salvage(flight: Mapping[str, Any]) -> dict[str, Any]:
+    """What a lost flight had brought, as a result in the place of its own: see `robotics.repair`."""
+    return dict(flight)
 
-    `surveys`: the results of every `drone.survey`, repairs included (`${fly.*}`). A survey that was lost has no
-    result; what it flew is known from those that did not have to fly it again.
+
+def collect(surveys: Sequence[Any], plan: Mapping[str, Any]) -> dict[str, Any]:
+    """All flights as one: samples in order of time, swaths flown and missing, worst battery, and the metrics of it.
+
+    `surveys`: the results of every `drone.survey`, repairs and what was salvaged of lost ones included (`${fly.*}`).
     """
     flights = [flight for flight in surveys if isinstance(flight, Mapping)]
     samples = sorted({tuple(row) for flight in flights for row in flight.get("samples", ())})
     flown = sorted({str(swath) for flight in flights for swath in flight.get("flown", ())})
     planned = [str(swath["id"]) for swath in plan["swaths"]]
+    batteries = [flight["min_battery_fraction"] for flight in flights if "min_battery_fraction" in flight]
+    metrics = {
+        "swaths_planned": len(planned),
+        "swaths_flown": len(flown),
+        "min_battery_fraction": min(batteries, default=None),
+        "distance_m": round(sum(flight.get("distance_m", 0.0) for flight in flights), 1),
+        "samples": len(samples),
+    }
     return {
         "samples": [list(row) for row in samples],
         "flown": flown,
         "missing": [swath for swath in planned if swath not in flown],
-        "swaths_planned": len(planned),
-        "swaths_flown": len(flown),
-        "min_battery_fraction": min((flight["battery_fraction"] for flight in flights), default=None),
-        "distance_m": round(sum(flight.get("distance_m", 0.0) for flight in flights), 1),
+        "lost": sorted(str(flight["device"]) for flight in flights if flight.get("salvaged")),
+        "metrics": metrics,
     }
 
 
@@ -176,7 +185,7 @@ def solids(obstacles: Any) -> list[list[list[float]]]:
     raise Invalid(f"{obstacles!r} describes no obstacle", hint="Give results of drone.scan or lists of [east, north].")
 
 
-def fence(ground: geo.Area, homes: Sequence[geo.XY], *, ceiling_m: float) -> dict[str, Any]:
+def fence(ground: geo.Area, homes: Sequence[geo.XY]) -> dict[str, Any]:
     """The fence a vehicle gets before it is armed: around area and homes with a margin, without the no-fly zones."""
     from shapely.geometry import MultiPoint
 
@@ -184,7 +193,6 @@ def fence(ground: geo.Area, homes: Sequence[geo.XY], *, ceiling_m: float) -> dic
     return {
         "inclusion": geo.corners(geo.polygons(geo.grown(around, FENCE_MARGIN_M))[0]),
         "exclusions": [geo.corners(zone) for zone in ground.zones],
-        "ceiling_m": ceiling_m,
     }
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from pathlib import Path
 from typing import Any, Self
 
 import msgspec
@@ -32,6 +33,11 @@ class HubAddress(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     token: str  # who has it may talk to the hub
     join: str  # who has it may enrol a node
     fingerprint: str
+
+    @staticmethod
+    def path(home: Path) -> Path:
+        """Where the hub of this home says where it listens, while one runs."""
+        return home / "run" / "hub.json"
 
 
 class Attachment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -36,20 +36,33 @@ def drivers(settings: Settings) -> dict[str, Driver[Any]]:
             f"no driver {', '.join(missing)} is installed",
             hint=f"installed are {', '.join(sorted(points)) or 'none: install the package, `pip install -e .`'}",
         )
-    return {name: points[name].load() for name in wanted}
+    return {name: _loaded(points[name]) for name in wanted}
+
+
+def _loaded(point: EntryPoint) -> Driver[Any]:
+    try:
+        driver: Driver[Any] = point.load()
+    except ImportError as error:
+        raise Invalid(
+            f"driver {point.name} ({point.value}) cannot be loaded: {error}",
+            hint="install what it needs, or leave it out of the settings",
+        ) from error
+    return driver
 
 
 def configured(name: str, driver: Driver[Any], settings: Settings) -> Any:
     """The driver's config with the settings' section applied. Raises `Invalid` naming the section."""
-    told = dict(settings.drivers.get(name, {}))
+    told = {**_by_profile(name, settings), **settings.drivers.get(name, {})}
     fields = getattr(driver.config, "__dataclass_fields__", {})
-    for shared in ("vehicles", "seed"):
-        if shared in fields:
-            told.setdefault(shared, getattr(settings, shared))
     try:
         return msgspec.convert(told, driver.config)
     except msgspec.ValidationError as error:
         raise Invalid(f"[drivers.{name}]: {error}", hint=f"its fields are {', '.join(fields)}") from error
+
+
+def _by_profile(name: str, settings: Settings) -> dict[str, Any]:
+    """What the profile says of a driver, before the settings' own section."""
+    return {"count": settings.vehicles} if (settings.profile, name) == ("sim", "mavlink") else {}
 
 
 def devices(settings: Settings, site: Site) -> Sequence[Device]:

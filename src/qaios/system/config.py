@@ -21,7 +21,7 @@ from qaios.core.errors import Invalid
 # Which drivers each profile opens when nothing else is configured.
 PROFILES: Mapping[str, tuple[str, ...]] = {
     "local": ("compute", "hub", "liquid"),
-    "sim": ("compute", "hub", "liquid", "aer", "world", "mavlink", "air"),
+    "sim": ("compute", "hub", "liquid", "aer", "mavlink"),
 }
 
 
@@ -46,7 +46,7 @@ class Settings:
     open_all: bool = False  # open every device at boot instead of when work asks for it
     doors: bool = True
     loss: float = 0.01  # share of datagrams the simulated radio loses, 0..1
-    speed_max: float = 0.0  # world seconds per second while a mission runs; 0: as fast as it can
+    speed_max: float = 0.0  # world seconds per second while only the world is at work; 0: as fast as it can
     drivers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @staticmethod

@@ -2,8 +2,9 @@
 
 Both are processes of their own that outlive a kernel killed in mid-air, because the air and the hub would. The node
 starts them when a mission first needs them, finds them again after a crash, follows the world's clock, and stops on
-a good shutdown what it, or its earlier life, had started. While no mission runs the world is held at real time, so
-that an idle node does not burn a core to simulate an idle field.
+a good shutdown what it, or its earlier life, had started. The world runs ahead of real time only while nothing but
+the world is at work: computing then costs as many seconds of world time as it takes, and an idle node does not burn
+a core to simulate an idle field.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ from collections.abc import Iterable
 from contextlib import AsyncExitStack
 
 from qaios.core.errors import Invalid, NotFound, Unreachable
+from qaios.core.values import DeviceSpec
 from qaios.hub import launch as hub_launch
+from qaios.security.statements import HubAddress
 from qaios.system.clock import NodeClock
 from qaios.system.config import Settings
 from qaios.worlds import launch as world_launch
@@ -34,10 +37,10 @@ class Surroundings:
         self._clock = clock
         self._world: world_launch.WorldAddress | None = None
         self._world_clock: WorldClock | None = None
-        self._hub: hub_launch.HubAddress | None = None
+        self._hub: HubAddress | None = None
         self._stack = AsyncExitStack()
         self._gate = asyncio.Lock()
-        self._busy = False
+        self._flying = False
 
     async def rejoin(self) -> None:
         """Find what an earlier life of this node left running, and its clock before anything is replayed."""
@@ -49,10 +52,7 @@ class Surroundings:
                 _log.info("no world to rejoin: %s", error)
             else:
                 await self._follow(self._world)
-        try:
-            self._hub = await asyncio.to_thread(hub_launch.attach, home)
-        except (NotFound, Unreachable, Invalid) as error:
-            _log.info("no hub to rejoin: %s", error)
+        self._hub = await asyncio.to_thread(hub_launch.attach, home)
 
     async def need(self, actions: Iterable[str]) -> None:
         """Return when what these actions need from outside is there."""
@@ -84,21 +84,26 @@ class Surroundings:
         self._pace()
         self._clock.follow(clock)
 
-    def hurry(self, busy: bool) -> None:
-        """While a mission runs the world goes as fast as it is allowed to; otherwise at real time."""
-        if busy != self._busy:
-            self._busy = busy
+    @staticmethod
+    def is_of_world(spec: DeviceSpec) -> bool:
+        """Whether a device exists only in the simulated world."""
+        return spec.simulated and any(action.name.startswith(WORLD_ACTIONS) for action in spec.actions)
+
+    def hurry(self, flying: bool) -> None:
+        """While only the world is at work it goes as fast as it is allowed to; otherwise at real time."""
+        if flying != self._flying:
+            self._flying = flying
             self._pace()
 
     def _pace(self) -> None:
         if self._world_clock is not None:
-            self._world_clock.speed_max = self._settings.speed_max if self._busy else 1.0
+            self._world_clock.speed_max = self._settings.speed_max if self._flying else 1.0
 
     async def close(self) -> None:
-        """On a good shutdown: the world lands in nothing, the hub keeps what it stored."""
+        """On a good shutdown both end with the node; the hub keeps on disk what it stored."""
         self._clock.unfollow()
         await self._stack.aclose()
         if self._world is not None:
-            await asyncio.to_thread(world_launch.stop, self._world)
+            await asyncio.to_thread(world_launch.stop, self._settings.home)
         if self._hub is not None:
             await asyncio.to_thread(hub_launch.stop, self._hub)

@@ -17,7 +17,7 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 
 import msgspec
@@ -27,7 +27,8 @@ from qaios.contracts import Engine, Site
 from qaios.core import events as ev
 from qaios.core.errors import Conflict, JournalBroken, NotFound
 from qaios.core.machine import MissionRecord
-from qaios.core.values import DeviceSpec, MissionState, Mode, TaskSpec, TaskState
+from qaios.core.values import DeviceSpec, HaltRecipe, MissionState, Mode, TaskSpec, TaskState
+from qaios.engines.halting import HaltTable
 from qaios.journal.artifacts import FileArtifacts
 from qaios.journal.sqlite import SqliteJournal
 from qaios.kernel.bus import LocalBus
@@ -48,7 +49,6 @@ from qaios.schema.views import (
 from qaios.system import boot, projection, story
 from qaios.system.clock import NodeClock
 from qaios.system.config import Settings
-from qaios.system.halting import write_recipes
 from qaios.system.planners import planners
 from qaios.system.shelf import Shelf
 from qaios.system.surroundings import Surroundings
@@ -95,6 +95,7 @@ class System:
             version=qaios.__version__,
         )
         self.supervisor = Supervisor(self.clock, self._crashed)
+        self._halts = HaltTable(home, self._recipes)
         self._running: asyncio.Task[None] | None = None
 
     # ── life ─────────────────────────────────────────────────────────────────
@@ -128,7 +129,7 @@ class System:
         self.clock.not_before(max((event.at_s for event in self.shelf.events), default=0.0))
         self._step("journal", began_s)
         serving: dict[str, asyncio.Event] = {}
-        engines: list[Engine] = [self.kernel, *self._doors()]
+        engines: list[Engine] = [self.kernel, self._halts, *self._doors()]
         for engine in engines:
             serving[engine.name] = asyncio.Event()
         self._running = asyncio.create_task(self._run(engines, serving), name="engines")
@@ -172,7 +173,10 @@ class System:
         await self.kernel.close()
         await self.surroundings.close()
         self.shelf.close()
-        write_recipes(self.settings.home, {})
+        self._halts.write()
+
+    def _recipes(self) -> Mapping[str, Sequence[HaltRecipe]]:
+        return {name: berth.device.halt_recipes() for name, berth in self.kernel.fleet.berths.items() if berth.usable}
 
     def _doors(self) -> list[Engine]:
         if not self.settings.doors:
@@ -204,16 +208,26 @@ class System:
         _log.error("the world is gone, the node goes on by its own clock: %s", reason)
 
     def _noted(self, first: int, events: Sequence[ev.Event]) -> None:
-        """Every durable event goes to the log, and device changes to the halt table."""
+        """Every durable event goes to the log, and may change how fast the world goes."""
         for number, event in enumerate(events, first):
             if not isinstance(event, ev.ChunkEmitted):
                 _log.info("%d %s", number, story.view(number, event, self.kernel.machine).text)
-        if any(isinstance(event, ev.DeviceChanged) for event in events):
-            write_recipes(
-                self.settings.home,
-                {name: berth.device.halt_recipes() for name, berth in self.kernel.fleet.berths.items() if berth.usable},
-            )
-        self.surroundings.hurry(any(record.ended_s is None for record in self.kernel.machine.missions))
+        if self.clock.follows_world:
+            self.surroundings.hurry(self._only_flying())
+
+    def _only_flying(self) -> bool:
+        """Whether nothing but the simulated world is at work, so that its time may run ahead of ours.
+
+        A second of computing, planning or learning costs a second of world time, as it would in the field.
+        """
+        machine = self.kernel.machine
+        if len(machine.in_state(TaskState.REPAIRING)):
+            return False
+        running = machine.in_state(TaskState.RUNNING, TaskState.CANCELLING)
+        devices = {machine.devices[index] for index in set(machine.device[running].tolist())}
+        return bool(devices) and all(
+            self.surroundings.is_of_world(self.kernel.fleet[name].device.spec) for name in devices
+        )
 
     async def closed(self) -> None:
         """Return when somebody asked for shutdown; raise when the journal broke."""
@@ -305,7 +319,10 @@ class System:
                 raise Conflict(f"the key {key} was used for another mission, {known}", hint="take a new key")
             return known
         specs = self._specs(document)
-        await self.surroundings.need({spec.action for spec in specs} | {spec.fallback for spec in specs})
+        actions = {spec.action for spec in specs}
+        await self.surroundings.need(actions | {spec.fallback for spec in specs})
+        # Opened now and all at once, so that no task has to wait for its device later.
+        self.kernel.fleet.open_soon(self.kernel.fleet.wanted(actions))
         return await self.kernel.submit(
             NewMission(
                 name=document.mission,

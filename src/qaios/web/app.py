@@ -76,8 +76,8 @@ def make_app(node: Node, token: str, closing: asyncio.Event) -> Callable[[Scope,
 
 def _serve_node(app: FastAPI, node: Node) -> None:
     @app.get("/v1/status")
-    async def status() -> NodeStatus:
-        return await node.status()
+    async def status(request: Request) -> NodeStatus:
+        return (await node.status()).model_copy(update={"url": str(request.base_url).rstrip("/")})
 
     @app.post("/v1/shutdown", status_code=202)
     async def shutdown() -> Accepted:

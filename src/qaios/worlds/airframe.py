@@ -11,6 +11,7 @@ are typical of 9-inch propellers.
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from qaios.worlds.scene import Scene
 
@@ -32,17 +33,18 @@ MOTOR_XY_M = ARM_M / np.sqrt(2.0) * np.array([[1.0, 1.0], [-1.0, 1.0], [-1.0, -1
 MOTOR_SPIN = np.array([1.0, -1.0, 1.0, -1.0])
 
 
-def mixer() -> np.ndarray:
+def mixer() -> NDArray[np.float64]:
     """Shape (4 motors, 4): thrusts from (total thrust, roll, pitch and yaw torque)."""
     allocation = np.array(
         [np.ones(4), MOTOR_XY_M[:, 1], -MOTOR_XY_M[:, 0], MOTOR_SPIN * TORQUE_PER_THRUST_M]
     )  # thrusts -> (T, tau)
-    return np.linalg.inv(allocation)
+    return np.asarray(np.linalg.inv(allocation), dtype=np.float64)
 
 
 def mjcf(scene: Scene, drones: int, step_s: float) -> str:
     """The MuJoCo XML of `scene` with `drones` vehicles standing on its pads."""
-    bodies, motors = [], []
+    bodies: list[str] = []
+    motors: list[str] = []
     inertia = " ".join(f"{value:g}" for value in INERTIA_KGM2)
     for i, (east, north) in enumerate(scene.pads_m[:drones]):
         sites = "".join(f'<site name="m{i}_{k}" pos="{x:g} {y:g} 0.02"/>' for k, (x, y) in enumerate(MOTOR_XY_M))

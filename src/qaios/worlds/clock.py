@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 
@@ -21,6 +22,7 @@ from qaios.worlds import wire
 
 TURNS_PER_TICK = 4  # passes of the loop between waking and acking
 CONNECT_TIMEOUT_S = 10.0
+PACE_DEBT_S = 0.5
 
 
 async def open_connection(
@@ -62,6 +64,8 @@ class WorldClock:
         self._order = itertools.count()
         self._holds = 0
         self._gone: Unreachable | None = None
+        self.speed_max = 0.0  # world seconds per second that acks allow; 0: as fast as the world can
+        self._paced = (time.monotonic(), self._t_s)  # wall and world time of the last pace mark
 
     @classmethod
     @asynccontextmanager
@@ -90,7 +94,7 @@ class WorldClock:
         return self._epoch_s + self._t_s
 
     async def sleep(self, duration_s: float) -> None:
-        """Return when `duration_s` of world time has passed; at once (after a turn of the loop) when it is not positive.
+        """Return when `duration_s` of world time has passed; after one turn of the loop when it is not positive.
 
         Raises `Unreachable` when the world goes away before.
         """
@@ -134,8 +138,20 @@ class WorldClock:
                 future.set_result(None)
         for _ in range(TURNS_PER_TICK):
             await asyncio.sleep(0)
+        await self._pace()
         if not self._holds:
             self._ack()
+
+    async def _pace(self) -> None:
+        """Ack no earlier than `speed_max` allows; what was slept too long is not caught up beyond a window."""
+        wall_s, world_s = self._paced
+        if self.speed_max > 0.0:
+            ahead_s = (self._t_s - world_s) / self.speed_max - (time.monotonic() - wall_s)
+            if ahead_s > 0.0:
+                await asyncio.sleep(ahead_s)
+            if ahead_s > -PACE_DEBT_S:
+                return
+        self._paced = (time.monotonic(), self._t_s)
 
     def _ack(self) -> None:
         if self._gone is None:

@@ -2,10 +2,10 @@
 
 The vehicles' own processes decide where to go and hand down a velocity and a heading at 25 Hz (the position loop
 is theirs); what must be fast runs here, vectorised over the drones. `outer` (50 Hz) is a PI velocity loop that
-yields a thrust and a desired attitude; `inner` (every physics step) is a quaternion attitude law, a rate law and
-the mixer, after Lee, Leok & McClamroch, "Geometric tracking control of a quadrotor UAV on SE(3)" (CDC 2010), with
-the attitude error written as the vector part of the error quaternion: linear in the measured quaternion, so that
-a step costs a handful of small numpy calls.
+yields a thrust and a desired attitude; a drone that stands and is not asked to climb idles. `inner` (every physics
+step) is a quaternion attitude law, a rate law and the mixer, after Lee, Leok & McClamroch, "Geometric tracking
+control of a quadrotor UAV on SE(3)" (CDC 2010), with the attitude error written as the vector part of the error
+quaternion: linear in the measured quaternion, so that a step costs a handful of small numpy calls.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ INTEGRAL_GAIN = 1.2
 INTEGRAL_MAX_MPS2 = 3.0
 ATTITUDE_GAIN = 9.0  # rad/s of rate per rad of error
 RATE_GAIN = 28.0
+RESTING_MPS = (0.0, 0.0, -3.0)  # reference of a drone that stands and is not asked to climb: motors idle
 
 
 class Controller:
@@ -47,10 +48,15 @@ class Controller:
 
     def outer(self, velocity: Array, quaternion: Array, on_ground: NDArray[np.bool_], dt_s: float) -> None:
         """Velocity loop: (count, 3), (count, 4), (count,) -> stored thrust and desired attitude."""
+        resting = on_ground & (self.velocity_mps[:, 2] <= 0.0)
+        self._reference[resting] = RESTING_MPS
+        leaving = on_ground & ~resting
+        self._reference[leaving, 2] = np.maximum(self._reference[leaving, 2], 0.0)
         step = self.velocity_mps - self._reference
         length = np.sqrt((step * step).sum(axis=1, keepdims=True))
         limit = ACCELERATION_MAX_MPS2 * dt_s
         ramp = step * np.minimum(1.0, limit / np.maximum(length, 1e-9))
+        ramp[resting] = 0.0
         self._reference += ramp
         error = self._reference - velocity
         self._integral += INTEGRAL_GAIN * dt_s * error

@@ -32,7 +32,7 @@ class Drills:
         self._drills: dict[str, _Armed] = {}
 
     def arm(self, ask: wire.ArmDrill, now_s: float) -> wire.Drill:
-        """Arm; a key that is known already is left as it is. A window that is not a window never fires: state `refused`."""
+        """Arm; a key that is known already is left as it is. What is not a window gives state `refused`."""
         if ask.key in self._drills:
             return self.state(ask.key)
         if not (math.isfinite(ask.to_s) and 0.0 <= ask.from_s <= ask.to_s):

@@ -41,10 +41,12 @@ class Fleet:
     """`count` drones on the pads of `scene`; time starts at zero."""
 
     def __init__(self, scene: Scene, count: int, seed: int) -> None:
-        import mujoco  # noqa: PLC0415 - heavy; only the world process and physics tests pay for it
+        import mujoco
 
         if not 1 <= count <= min(VEHICLES_MAX, len(scene.pads_m)):
-            raise Invalid(f"{count} vehicles: scene {scene.name!r} has {len(scene.pads_m)} pads, 1 to 16 vehicles can fly")
+            raise Invalid(
+                f"{count} vehicles: scene {scene.name!r} has {len(scene.pads_m)} pads, 1 to 16 vehicles can fly"
+            )
         self.scene, self.count, self.seed = scene, count, seed
         self._mujoco = mujoco
         self.model = mujoco.MjModel.from_xml_string(airframe.mjcf(scene, count, STEP_S))
@@ -99,7 +101,13 @@ class Fleet:
         return self.armed & self.live & self.batteries.alive
 
     def command(
-        self, index: int, *, armed: bool, velocity_mps: tuple[float, float, float], yaw_rad: float, beacon: Beacon | None = None
+        self,
+        index: int,
+        *,
+        armed: bool,
+        velocity_mps: tuple[float, float, float],
+        yaw_rad: float,
+        beacon: Beacon | None = None,
     ) -> None:
         """What drone `index` is to do from the next `advance` on."""
         if not (all(map(math.isfinite, velocity_mps)) and math.isfinite(yaw_rad)):

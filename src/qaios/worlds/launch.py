@@ -19,6 +19,7 @@ from qaios.core.errors import Conflict, DeviceFault, Invalid, NotFound, Unreacha
 from qaios.worlds import wire
 
 START_TIMEOUT_S = 90.0
+STOP_TIMEOUT_S = 10.0
 POLL_S = 0.05
 
 
@@ -76,7 +77,8 @@ def launch(
     path.unlink(missing_ok=True)
     command = [
         sys.executable, "-m", "qaios.worlds.server", "--home", str(home), "--seed", str(seed),
-        "--vehicles", str(vehicles), "--loss", str(loss), "--epoch-s", repr(time.time() if epoch_s is None else epoch_s),
+        "--vehicles", str(vehicles), "--loss", str(loss),
+        "--epoch-s", repr(time.time() if epoch_s is None else epoch_s),
         "--window-s", str(window_s), "--idle-wall-s", str(idle_wall_s),
         "--hang-wall-s", str(hang_wall_s), "--patience-wall-s", str(patience_wall_s),
     ]  # fmt: skip
@@ -105,7 +107,8 @@ def attach(home: Path | str) -> WorldAddress:
     try:
         with socket.create_connection((address.host, address.port), timeout=5.0) as connection:
             connection.sendall(wire.frame(wire.Join("observer", address.token)))
-            unframer, answers = wire.Unframer(), []
+            unframer = wire.Unframer()
+            answers: list[wire.FromWorld] = []
             while not answers and (chunk := connection.recv(4096)):
                 answers = [wire.from_world(body) for body in unframer.feed(chunk)]
     except (OSError, Invalid) as error:
@@ -113,6 +116,28 @@ def attach(home: Path | str) -> WorldAddress:
     if not (answers and isinstance(answers[0], wire.Welcome)):
         raise Unreachable(f"who listens at {address.host}:{address.port} is not the world of {home}")
     return address
+
+
+def stop(home: Path | str, *, timeout_s: float = STOP_TIMEOUT_S) -> bool:
+    """End the world of this home and its vehicles, wherever they are. False when none runs.
+
+    Raises `Conflict` when it has not ended in time.
+    """
+    try:
+        address = attach(home)
+    except (NotFound, Unreachable, Invalid):
+        return False
+    with socket.create_connection((address.host, address.port), timeout=5.0) as connection:
+        connection.sendall(wire.frame(wire.Join("observer", address.token)) + wire.frame(wire.Shutdown()))
+        connection.settimeout(timeout_s)
+        try:
+            while connection.recv(4096):
+                pass
+        except TimeoutError:
+            raise Conflict(f"the world (process {address.pid}) has not ended in {timeout_s:g} s") from None
+        except ConnectionError:
+            pass  # Reset instead of closed: it has ended all the same.
+    return True
 
 
 def read(home: Path) -> WorldAddress:

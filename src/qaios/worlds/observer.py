@@ -72,7 +72,7 @@ class Observer:
         return await self._ask(wire.AskMetrics(), wire.Metrics)
 
     async def arm_drill(self, key: str, from_s: float, to_s: float) -> wire.Drill:
-        """Kill one flying vehicle between `from_s` and `to_s` world seconds from now. Raises `Invalid` for a bad window."""
+        """Kill one flying vehicle `from_s` to `to_s` world seconds from now. Raises `Invalid` for a bad window."""
         drill = await self._ask(wire.ArmDrill(key, from_s, to_s), wire.Drill)
         if drill.state == "refused":
             raise Invalid(f"a drill from {from_s:g} to {to_s:g} s: give 0 <= from <= to")

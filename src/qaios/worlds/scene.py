@@ -120,4 +120,6 @@ def read_scene(text: bytes) -> Scene:
     try:
         return msgspec.json.decode(text, type=Scene)
     except (msgspec.ValidationError, msgspec.DecodeError) as error:
-        raise Invalid(f"this is not a scene: {error}", hint="`default_scene()` written as JSON is an example") from error
+        raise Invalid(
+            f"this is not a scene: {error}", hint="`default_scene()` written as JSON is an example"
+        ) from error

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
+import msgspec
 import numpy as np
 
 from qaios.core.errors import DeviceFault
@@ -100,8 +101,9 @@ class World:
         for i in range(self._options.vehicles):
             name = f"drone-{i + 1}"
             with (home / "log" / f"vehicle-{name}.log").open("ab") as log:
+                address = f"127.0.0.1:{self._clients.port}"
                 process = subprocess.Popen(
-                    [sys.executable, "-m", "qaios.robotics.vehicle", "--world", f"127.0.0.1:{self._clients.port}", "--name", name],
+                    [sys.executable, "-m", "qaios.robotics.vehicle", "--world", address, "--name", name],
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     stderr=log,
@@ -307,8 +309,8 @@ class World:
             client.index = index
             self._bodies[index].client = client
             east, north = scene.pads_m[index]
-            welcome = wire.Welcome(
-                *(getattr(welcome, name) for name in welcome.__struct_fields__[:5]),
+            welcome = msgspec.structs.replace(
+                welcome,
                 sysid=index + 1,
                 home_m=(east, north, float(self.fleet.positions_m[index, 2])),
                 fence_m=scene.fence_m,

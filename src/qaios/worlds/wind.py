@@ -61,9 +61,11 @@ class DrydenWind:
             state = decay @ self._states[i] + root @ noise[1 + 2 * i : 3 + 2 * i]
             self._states[i] = state
             gust.append(
-                sigma * math.sqrt(self._times_s[i]) * float(math.sqrt(3.0) * state[0] + (1.0 - math.sqrt(3.0)) * state[1])
+                sigma
+                * math.sqrt(self._times_s[i])
+                * float(math.sqrt(3.0) * state[0] + (1.0 - math.sqrt(3.0)) * state[1])
             )
-        return self.mean_mps + np.asarray(gust) @ self._axes
+        return np.asarray(self.mean_mps + np.asarray(gust) @ self._axes, dtype=np.float64)
 
 
 def _stationary(time_s: float) -> NDArray[np.float64]:
@@ -73,7 +75,7 @@ def _stationary(time_s: float) -> NDArray[np.float64]:
 
 def chol_stationary(time_s: float) -> NDArray[np.float64]:
     """A square root of the stationary covariance of the double pole with time constant `time_s`."""
-    return np.linalg.cholesky(_stationary(time_s))
+    return np.asarray(np.linalg.cholesky(_stationary(time_s)), dtype=np.float64)
 
 
 def _second_order(time_s: float, step_s: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -82,4 +84,4 @@ def _second_order(time_s: float, step_s: float) -> tuple[NDArray[np.float64], ND
     decay = math.exp(-a) * np.array([[1.0, 0.0], [a, 1.0]])
     covariance = _stationary(time_s)
     noise = covariance - decay @ covariance @ decay.T
-    return decay, np.linalg.cholesky(noise + 1e-15 * np.eye(2) / time_s)
+    return decay, np.asarray(np.linalg.cholesky(noise + 1e-15 * np.eye(2) / time_s), dtype=np.float64)

@@ -75,7 +75,7 @@ class AirSample(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Sense(msgspec.Struct, frozen=True, tag="sense", array_like=True):
-    """What a vehicle's sensors read at one barrier. Lidar ranges are level, clockwise from north, metres; clear is the maximum."""
+    """What a vehicle's sensors read at one barrier. Lidar ranges are level, clockwise from north; clear is the maximum."""
 
     t_s: float
     position_m: Vec3
@@ -180,7 +180,7 @@ class VehicleTruth(msgspec.Struct, frozen=True):
 
 
 class Metrics(msgspec.Struct, frozen=True, tag="metrics"):
-    """Ground truth of the flight. `min_separation_m` is over pairs of live airborne drones, inf when there never were two."""
+    """Ground truth of the flight. `min_separation_m`: live airborne drones only, inf when there never were two."""
 
     t_s: float
     min_separation_m: float
@@ -191,7 +191,7 @@ class Metrics(msgspec.Struct, frozen=True, tag="metrics"):
 
 
 class ArmDrill(msgspec.Struct, frozen=True, tag="arm_drill"):
-    """SIGKILL one vehicle process between `from_s` and `to_s` seconds from now; which and when come from the world's seed."""
+    """SIGKILL one vehicle process `from_s` to `to_s` seconds from now; which and when come from the world's seed."""
 
     key: str
     from_s: float
@@ -219,16 +219,18 @@ class Shutdown(msgspec.Struct, frozen=True, tag="shutdown"):
     """End the world and its vehicles now."""
 
 
-ToWorld = Join | Ready | Setpoint | Ack | AskTruth | AskStations | AskMetrics | ArmDrill | DisarmDrill | AskDrill | Shutdown
+ToWorld = (
+    Join | Ready | Setpoint | Ack | AskTruth | AskStations | AskMetrics | ArmDrill | DisarmDrill | AskDrill | Shutdown
+)
 FromWorld = Welcome | Denied | Sense | Tick | Truth | Stations | Metrics | Drill
 
 # array_like and map-like Structs cannot share one union, so each side decodes the two kinds by first byte.
-_FAST_TO = msgspec.msgpack.Decoder(Setpoint | Ack)
-_SLOW_TO = msgspec.msgpack.Decoder(
-    Join | Ready | AskTruth | AskStations | AskMetrics | ArmDrill | DisarmDrill | AskDrill | Shutdown
-)
-_FAST_FROM = msgspec.msgpack.Decoder(Sense | Tick)
-_SLOW_FROM = msgspec.msgpack.Decoder(Welcome | Denied | Truth | Stations | Metrics | Drill)
+_FAST_TO: msgspec.msgpack.Decoder[Setpoint | Ack] = msgspec.msgpack.Decoder(Setpoint | Ack)
+_SlowTo = Join | Ready | AskTruth | AskStations | AskMetrics | ArmDrill | DisarmDrill | AskDrill | Shutdown
+_SLOW_TO: msgspec.msgpack.Decoder[_SlowTo] = msgspec.msgpack.Decoder(_SlowTo)
+_FAST_FROM: msgspec.msgpack.Decoder[Sense | Tick] = msgspec.msgpack.Decoder(Sense | Tick)
+_SlowFrom = Welcome | Denied | Truth | Stations | Metrics | Drill
+_SLOW_FROM: msgspec.msgpack.Decoder[_SlowFrom] = msgspec.msgpack.Decoder(_SlowFrom)
 _ENCODER = msgspec.msgpack.Encoder()
 
 
@@ -245,7 +247,9 @@ def _is_array(body: bytes) -> bool:
 def to_world(body: bytes) -> ToWorld:
     """Decode what a client sent. Raises `Invalid` on anything else."""
     try:
-        return _FAST_TO.decode(body) if body and _is_array(body) else _SLOW_TO.decode(body)
+        if body and _is_array(body):
+            return _FAST_TO.decode(body)
+        return _SLOW_TO.decode(body)
     except msgspec.DecodeError as error:
         raise Invalid(f"a frame to the world cannot be read: {error}") from error
 
@@ -253,7 +257,9 @@ def to_world(body: bytes) -> ToWorld:
 def from_world(body: bytes) -> FromWorld:
     """Decode what the world sent. Raises `Invalid` on anything else."""
     try:
-        return _FAST_FROM.decode(body) if body and _is_array(body) else _SLOW_FROM.decode(body)
+        if body and _is_array(body):
+            return _FAST_FROM.decode(body)
+        return _SLOW_FROM.decode(body)
     except msgspec.DecodeError as error:
         raise Invalid(f"a frame from the world cannot be read: {error}") from error
 

@@ -18,11 +18,11 @@ import socket
 import sys
 
 from qaios.core.errors import Invalid, Unreachable
+from qaios.robotics.geo import Origin
 from qaios.robotics.vehicle.autopilot import Autopilot
 from qaios.robotics.vehicle.endpoint import Endpoint
 from qaios.robotics.vehicle.plan import Fence, Polygon
 from qaios.worlds import wire
-from qaios.worlds.geo import LocalFrame
 
 TOKEN_VARIABLE = "QAIOS_WORLD_TOKEN"
 PR_SET_PDEATHSIG = 1
@@ -42,7 +42,7 @@ class Vehicle:
         self.autopilot = Autopilot(welcome.sysid, welcome.home_m, fence, self._say, self._reached)
         self.endpoint = Endpoint(
             self.autopilot,
-            LocalFrame(welcome.lat_deg, welcome.lon_deg),
+            Origin(welcome.lat_deg, welcome.lon_deg),
             welcome.epoch_s,
             self._send,
             loss=welcome.loss,

@@ -18,7 +18,7 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING, Any
 
-from qaios.worlds.geo import LocalFrame
+from qaios.robotics.geo import Origin
 from qaios.worlds.wire import AirSample, Vec3
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ CHUNKS_PER_REQUEST = 256
 class AirLog:
     """Samples in the order they were made."""
 
-    def __init__(self, frame: LocalFrame) -> None:
+    def __init__(self, frame: Origin) -> None:
         self._frame = frame
         self._bytes = bytearray()
 
@@ -41,9 +41,14 @@ class AirLog:
         return len(self._bytes) // RECORD.size
 
     def add(self, sample: AirSample, position_m: Vec3) -> None:
-        lat, lon = self._frame.to_globe(position_m[0], position_m[1])
+        lon, lat = self._frame.place(position_m[0], position_m[1])
         self._bytes += RECORD.pack(
-            round(sample.t_s * 1000.0), round(lat * 1e7), round(lon * 1e7), position_m[2], sample.pm25_ugm3, sample.sigma_ugm3
+            round(sample.t_s * 1000.0),
+            round(lat * 1e7),
+            round(lon * 1e7),
+            position_m[2],
+            sample.pm25_ugm3,
+            sample.sigma_ugm3,
         )
 
     def take(self, endpoint: Endpoint, message: Any, peer: Address) -> None:

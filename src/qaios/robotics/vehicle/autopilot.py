@@ -180,7 +180,9 @@ class Autopilot:
             x, y, z = self.position_m
             near = math.dist((x, y), self.home_m[:2]) < 3.0
             height = self.parameters["RTL_RETURN_ALT"] + SHELF_M * ((self.sysid - 1) % SHELVES)
-            self._head_for((self.home_m[0], self.home_m[1], z if near else min(max(z, height), self.fence.ceiling_m - 3)))
+            self._head_for(
+                (self.home_m[0], self.home_m[1], z if near else min(max(z, height), self.fence.ceiling_m - 3))
+            )
 
     def land(self) -> None:
         """Land where it is."""
@@ -299,7 +301,7 @@ class Autopilot:
     def _fly_to_item(self, sense: Sense, item: Item) -> Vec3:
         if item.place_m is None:
             raise Invalid(f"mission item {self.current} has no place")
-        x, y, z = sense.position_m
+        z = sense.position_m[2]
         if item.command is Command.TAKEOFF or (z < min(item.place_m[2], 3.0) - 0.5 and sense.down_m < 3.0):
             # From the ground it goes straight up first.
             climb = (self._target[0], self._target[1], item.place_m[2])

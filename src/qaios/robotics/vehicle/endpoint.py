@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from qaios.core.errors import QaiError
+from qaios.robotics.geo import Origin
 from qaios.robotics.vehicle import planid
 from qaios.robotics.vehicle.airlog import AirLog
 from qaios.robotics.vehicle.autopilot import Autopilot
@@ -24,7 +25,6 @@ from qaios.robotics.vehicle.commands import Commands
 from qaios.robotics.vehicle.plan import FlightMode, MissionState
 from qaios.robotics.vehicle.telemetry import Telemetry
 from qaios.robotics.vehicle.transfer import Transfer
-from qaios.worlds.geo import LocalFrame
 from qaios.worlds.wire import Sense
 
 Address = tuple[str, int]
@@ -40,14 +40,14 @@ class Endpoint:
     def __init__(
         self,
         autopilot: Autopilot,
-        frame: LocalFrame,
+        frame: Origin,
         epoch_s: float,
         send: Callable[[bytes, Address], None],
         *,
         loss: float = 0.0,
         seed: int = 0,
     ) -> None:
-        from pymavlink.dialects.v20 import common  # noqa: PLC0415 - heavy, only the vehicle's process has it
+        from pymavlink.dialects.v20 import common
 
         self.dialect = common
         self.mav = common.MAVLink(None, srcSystem=autopilot.sysid, srcComponent=COMPONENT)
@@ -173,9 +173,9 @@ class Endpoint:
         self.say(self.dialect.MAV_SEVERITY_WARNING, str(error))
 
     def globe_e7(self, east_m: float, north_m: float) -> tuple[int, int]:
-        lat, lon = self.frame.to_globe(east_m, north_m)
+        lon, lat = self.frame.place(east_m, north_m)
         return round(lat * 1e7), round(lon * 1e7)
 
     def local(self, lat_e7: int, lon_e7: int, up_m: float) -> tuple[float, float, float]:
-        east, north = self.frame.to_local(lat_e7 / 1e7, lon_e7 / 1e7)
+        east, north = self.frame.local(lon_e7 / 1e7, lat_e7 / 1e7)
         return east, north, up_m if math.isfinite(up_m) else self.autopilot.position_m[2]

@@ -30,7 +30,7 @@ def read(message: Any) -> int:
 
 
 def pack(mav: Any, message: Any, *ids: int) -> bytes:
-    """The packet of `message` (one of the three) with its ids appended; `mav` is a pymavlink MAVLink, whose seq is used.
+    """The packet of `message` (one of the three) with its ids appended; `mav` is a pymavlink MAVLink.
 
     MISSION_CURRENT takes mission, fence and rally ids; the others one.
     """

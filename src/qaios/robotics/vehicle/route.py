@@ -87,9 +87,7 @@ def _corners(zone: Polygon | Circle, margin_m: float) -> tuple[Point, ...]:
 
 def _crosses(start: Point, end: Point, corners: tuple[Point, ...]) -> bool:
     """Whether the segment enters the polygon."""
-    if any(
-        _intersect(start, end, a, b) for a, b in zip(corners, (*corners[1:], corners[0]), strict=True)
-    ):
+    if any(_intersect(start, end, a, b) for a, b in zip(corners, (*corners[1:], corners[0]), strict=True)):
         return True
     middle = ((start[0] + end[0]) / 2.0, (start[1] + end[1]) / 2.0)
     return Polygon(corners, inclusion=False).holds(middle)

@@ -5,8 +5,8 @@ way is clear, crosses at that height and comes down when nothing has been beneat
 
 `Separation` reads the beacons of the other vehicles. **Of two vehicles in conflict the one with the larger system
 id yields**: it stops and leaves the other's height (up, or down when it is clearly the lower one). A conflict is a
-closest approach within 5 s under 5 m sideways and 3 m in height, from the velocity it wants and the other's. Nearer than 4 m
-both move apart, whatever the rule says.
+closest approach within 5 s under 5 m sideways and 3 m in height, from the velocity it wants and the other's. Nearer
+than 4 m both move apart, whatever the rule says.
 
 Both are pure but for the little they remember; velocities are east-north-up m/s.
 """
@@ -86,7 +86,7 @@ class Avoidance:
         elif math.dist(self._last_roof, (x, y)) > PAST_M:
             self.floor_m = None
             return up
-        return max(up, max(-1.0, min(CLIMB_MPS, self.floor_m - z)))
+        return max(up, -1.0, min(CLIMB_MPS, self.floor_m - z))
 
     @staticmethod
     def _ahead(lidar_m: Sequence[float], east: float, north: float) -> float:
@@ -140,7 +140,11 @@ class Separation:
         """Whether the closest approach within the horizon is too close."""
         (x, y, z), (ox, oy, oz) = sense.position_m, other.position_m
         rx, ry, rz = ox - x, oy - y, oz - z
-        vx, vy, vz = other.velocity_mps[0] - wanted[0], other.velocity_mps[1] - wanted[1], other.velocity_mps[2] - wanted[2]
+        vx, vy, vz = (
+            other.velocity_mps[0] - wanted[0],
+            other.velocity_mps[1] - wanted[1],
+            other.velocity_mps[2] - wanted[2],
+        )
         speed2 = vx * vx + vy * vy
         when = 0.0 if speed2 < 1e-6 else max(0.0, min(CONFLICT_S, -(rx * vx + ry * vy) / speed2))
         if math.hypot(rx + vx * when, ry + vy * when) >= CONFLICT_SIDE_M:

@@ -12,6 +12,7 @@ follow barriers, staggered by system id, so that sixteen vehicles do not all spe
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from qaios.robotics.vehicle.plan import FlightMode
@@ -79,12 +80,12 @@ class Telemetry:
 
     def on_request(self, message_id: int, sense: Sense, peer: Address) -> bool:
         """Send message `message_id` to `peer` now; False when we have no such message."""
-        makers = {
+        makers: dict[int, Callable[[], Any]] = {
             0: self.heartbeat, 1: lambda: self.sys_status(sense), 2: lambda: self.system_time(sense),
             24: lambda: self.gps_raw(sense), 30: lambda: self.attitude(sense), 32: lambda: self.local_position(sense),
             33: lambda: self.global_position(sense), 147: lambda: self.battery_status(sense),
-            148: self.autopilot_version, 230: lambda: self.estimator_status(sense), 242: lambda: self.home_position(sense),
-            245: self.extended_state, 330: lambda: self.obstacle_distance(sense),
+            148: self.autopilot_version, 230: lambda: self.estimator_status(sense), 245: self.extended_state,
+            242: lambda: self.home_position(sense), 330: lambda: self.obstacle_distance(sense),
         }  # fmt: skip
         if message_id == 42:
             self._endpoint.mission_current(peer)

@@ -185,8 +185,11 @@ class Transfer:
             message.frame, message.command, message.param1, message.param2, message.param3, message.param4,
             message.x, message.y, message.z, message.autocontinue,
         )  # fmt: skip
-        placed = command in PLACED and not (command in (Command.LAND, Command.TAKEOFF) and not (message.x or message.y))
-        place = self._place(message) if placed or command is Command.TAKEOFF else None
+        place = self._place(message) if command in PLACED else None
+        if place is not None and not (message.x or message.y):
+            # No place given: a take-off is from where it stands, a landing is where it then is.
+            home = self._autopilot.home_m
+            place = {Command.TAKEOFF: (home[0], home[1], place[2]), Command.LAND: None}.get(command, place)
         return Item(command, place, message.param1, message.param2, wire)
 
     def _to_zones(self, messages: list[Any]) -> tuple[Polygon | Circle, ...]:
@@ -265,7 +268,5 @@ class _Unsupported(QaiError):
 
 def _checksum(messages: list[Any]) -> int:
     """An id for a plan whose sender gave none: CRC-32 of what was said."""
-    rows = [
-        (m.frame, m.command, m.param1, m.param2, m.param3, m.param4, m.x, m.y, m.z) for m in messages
-    ]
+    rows = [(m.frame, m.command, m.param1, m.param2, m.param3, m.param4, m.x, m.y, m.z) for m in messages]
     return zlib.crc32(msgspec.msgpack.encode(rows)) if rows else 0

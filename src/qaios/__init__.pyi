@@ -1,0 +1,8 @@
+from qaios.client.http import Client as Client
+from qaios.client.notebook import Mission as Mission
+from qaios.client.notebook import task as task
+from qaios.client.sync import SyncClient as SyncClient
+from qaios.system.config import Settings as Settings
+from qaios.system.system import System as System
+
+__version__: str

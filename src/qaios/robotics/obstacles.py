@@ -1,0 +1,110 @@
+"""What stands in the way: lidar ranges and poses fused into obstacles on the map.
+
+`ObstacleMap.add` takes one turn of a level lidar (MAVLink OBSTACLE_DISTANCE) with the pose it was taken at;
+`solids` joins the points into convex outlines. Points nearer than `JOIN_M` belong to one thing; a thing seen fewer
+than `SEEN_MIN` times is noise. The outline is of the sides that were seen: the far side of a building is not there,
+so planning adds its clearance and the vehicle's own avoidance stays responsible in flight.
+
+Local ENU metres; numpy only, since the driver uses it in the kernel's process.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+JOIN_M = 4.0
+CELL_M = 0.5
+SEEN_MIN = 2
+PAD_M = 0.5  # a wall seen edge-on is a line; an outline has width
+
+
+class ObstacleMap:
+    """Points seen so far, counted per half-metre cell."""
+
+    def __init__(self) -> None:
+        self._cells: Counter[tuple[int, int]] = Counter()
+        self.nearest_m = math.inf  # of the last turn
+
+    def add(
+        self,
+        ranges_m: Sequence[float],
+        *,
+        start_rad: float,
+        step_rad: float,
+        max_m: float,
+        position_m: Sequence[float],
+        yaw_rad: float,
+    ) -> None:
+        """One turn: ranges clockwise from `start_rad` off the nose, whose heading is `yaw_rad` clockwise from north.
+
+        Ranges at or above `max_m`, zero or nan say nothing.
+        """
+        ranges = np.asarray(ranges_m, dtype=np.float64)
+        heading = yaw_rad + start_rad + step_rad * np.arange(len(ranges))
+        hit = np.isfinite(ranges) & (ranges > 0.05) & (ranges < max_m - 0.05)
+        self.nearest_m = float(ranges[hit].min()) if hit.any() else math.inf
+        east = position_m[0] + ranges[hit] * np.sin(heading[hit])
+        north = position_m[1] + ranges[hit] * np.cos(heading[hit])
+        self._cells.update(
+            (int(x), int(y)) for x, y in zip(np.round(east / CELL_M), np.round(north / CELL_M), strict=True)
+        )
+
+    @property
+    def points_m(self) -> NDArray[np.float64]:
+        """(n, 2) cell centres that were hit, in a fixed order."""
+        cells = sorted(self._cells)
+        return np.array(cells, dtype=np.float64).reshape(-1, 2) * CELL_M
+
+    def solids(self) -> list[dict[str, Any]]:
+        """[{"corners": [[east, north]…], "hits": n}…], convex, counter-clockwise, west to east."""
+        points, hits = self.points_m, np.array([self._cells[cell] for cell in sorted(self._cells)])
+        outlines = []
+        for group in _groups(points):
+            seen = int(hits[group].sum())
+            if seen >= SEEN_MIN:
+                outlines.append({"corners": _outline(points[group]), "hits": seen})
+        return sorted(outlines, key=lambda outline: outline["corners"][0])
+
+
+def _groups(points: NDArray[np.float64]) -> list[list[int]]:
+    """Indices of points that hang together over gaps of at most `JOIN_M`."""
+    left, groups = set(range(len(points))), []
+    while left:
+        fringe = [left.pop()]
+        group = list(fringe)
+        while fringe:
+            at = fringe.pop()
+            rest = np.fromiter(left, dtype=np.int64, count=len(left))
+            near = rest[np.hypot(*(points[rest] - points[at]).T) <= JOIN_M].tolist() if len(rest) else []
+            left.difference_update(near)
+            fringe += near
+            group += near
+        groups.append(sorted(group))
+    return groups
+
+
+def _outline(points: NDArray[np.float64]) -> list[list[float]]:
+    """Convex hull (Andrew's monotone chain, 1979) of the points, each grown to a square of `PAD_M`."""
+    around = np.array([[-PAD_M, -PAD_M], [PAD_M, -PAD_M], [PAD_M, PAD_M], [-PAD_M, PAD_M]])
+    spread = np.unique(np.round((points[:, None] + around[None]).reshape(-1, 2), 3), axis=0)
+    rows = [(float(x), float(y)) for x, y in spread]
+
+    def chain(ordered: list[tuple[float, float]]) -> list[tuple[float, float]]:
+        kept: list[tuple[float, float]] = []
+        for point in ordered:
+            while len(kept) >= 2 and _turn(kept[-2], kept[-1], point) <= 0.0:
+                kept.pop()
+            kept.append(point)
+        return kept[:-1]
+
+    return [[x, y] for x, y in chain(rows) + chain(rows[::-1])]
+
+
+def _turn(a: tuple[float, float], b: tuple[float, float], c: tuple[float, float]) -> float:
+    return (b[0] - a[0]) * (c[1] - a[1]) - (b[1] - a[1]) * (c[0] - a[0])

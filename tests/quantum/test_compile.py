@@ -1,0 +1,75 @@
+"""Compiling: live couplers only, few qubits, the same answer each time, and a clear no to what cannot run."""
+
+from __future__ import annotations
+
+import pytest
+
+from qaios.bridge.circuits import parse
+from qaios.core.errors import Invalid, Refused
+from qaios.quantum.calibration import load
+from qaios.quantum.compile import bind, compile_circuit
+from qaios.quantum.estimate import Kind
+from tests.quantum.circuits_for_tests import BELL, ghz, one_qubit
+
+RING = (
+    'OPENQASM 3.0;\ninclude "stdgates.inc";\nqubit[6] q;\nbit[6] c;\n'
+    + "".join(f"h q[{i}];\ncx q[{i}], q[{(i + 1) % 6}];\ncx q[{i}], q[{(i + 3) % 6}];\n" for i in range(6))
+    + "c = measure q;\n"
+)
+
+
+@pytest.mark.parametrize("snapshot", ["sherbrooke", "boston", "torino", "cusco", "rochester"])
+@pytest.mark.parametrize("text", [ghz(2), ghz(12), RING], ids=["bell", "chain", "ring"])
+def test_only_live_couplers_are_used(snapshot: str, text: str) -> None:
+    machine = load(snapshot)
+    compiled = compile_circuit(parse(text), snapshot)
+    pairs = [step.qubits for step in compiled.operations if len(step.qubits) == 2 and step.kind is Kind.GATE]
+    assert pairs
+    assert not set(pairs) & set(machine.dead_couplers)
+    assert all(machine.gates[machine.entangler][pair].error < 0.5 for pair in pairs)
+    assert set(compiled.physical) <= set(machine.region)
+
+
+def test_the_circuit_is_cut_down_to_the_qubits_it_uses() -> None:
+    compiled = compile_circuit(parse(BELL), "boston")
+    assert compiled.circuit.num_qubits == 2
+    assert len(compiled.operations) == len(compiled.circuit.data)
+    assert sorted(compiled.initial) == sorted(compiled.physical)
+    assert compiled.final_measurements
+
+
+def test_compiling_twice_gives_the_same_layout() -> None:
+    first, second = compile_circuit(parse(RING), "sherbrooke"), compile_circuit(parse(RING), "sherbrooke")
+    assert first.physical == second.physical
+    assert first.operations == second.operations
+
+
+def test_measuring_in_the_middle_is_noticed() -> None:
+    text = 'OPENQASM 3.0;\ninclude "stdgates.inc";\nqubit[1] q;\nbit[2] c;\nc[0] = measure q[0];\nx q[0];\nc[1] = measure q[0];\n'
+    assert not compile_circuit(parse(text), "boston").final_measurements
+
+
+def test_a_circuit_too_large_is_refused_with_both_sizes() -> None:
+    with pytest.raises(Refused, match="needs 7 qubits; .* has 5"):
+        compile_circuit(parse(ghz(7)), "lima")
+
+
+def test_a_circuit_that_measures_nothing_is_invalid() -> None:
+    with pytest.raises(Invalid, match="measures nothing"):
+        compile_circuit(parse('OPENQASM 3.0;\ninclude "stdgates.inc";\nqubit[2] q;\nh q[0];\n'), "boston")
+
+
+def test_a_circuit_that_branches_is_refused_by_construct() -> None:
+    text = 'OPENQASM 2.0;\ninclude "qelib1.inc";\nqreg q[1];\ncreg c[1];\nmeasure q->c;\nif(c==1) x q[0];\nmeasure q->c;\n'
+    with pytest.raises(Refused, match="if_else"):
+        compile_circuit(parse(text), "boston")
+
+
+def test_parameters_are_bound_after_compiling_and_missing_ones_are_named() -> None:
+    text = one_qubit("rx(theta) q[0];").replace("qubit[1]", "input float[64] theta;\nqubit[1]")
+    compiled = compile_circuit(parse(text), "boston")
+    assert not bind(compiled, {"theta": 0.5}).parameters
+    with pytest.raises(Invalid, match="theta have no value"):
+        bind(compiled, {})
+    with pytest.raises(Invalid, match="no parameters phi"):
+        bind(compiled, {"theta": 0.5, "phi": 1.0})
