@@ -771,7 +771,12 @@ async def test_a_journal_that_fails_in_its_own_way_stops_the_kernel_as_well() ->
 async def test_a_mistake_inside_the_kernel_ends_it_and_is_not_started_again() -> None:
     clock = FakeClock()
     async with bench(ScriptedDevice(clock), clock=clock) as node:
+        mission = await node.submit(act("a", device="scripted"))
+        waiting = asyncio.create_task(node.kernel.ended(mission))
+        await asyncio.sleep(0)
         node.kernel._crashed(KeyError("a bug"))
+        with pytest.raises(JournalBroken):
+            await waiting
         assert node.loop is not None
         with pytest.raises(JournalBroken, match="a mistake of its own"):
             await clock.carry(node.loop)
