@@ -392,3 +392,13 @@ def test_plan_ids_survive_where_others_do_not_know_them() -> None:
     assert (plain.count, plain.mission_type, planid.read(plain)) == (7, 1, 0xFFFFFFFF)
     old = mav.decode(bytearray(mav.mission_count_encode(1, 1, 7, 0).pack(mav)))
     assert planid.read(old) == 0
+
+
+def test_a_take_off_item_never_makes_a_flying_vehicle_sink() -> None:
+    flight = Flight(calm_scene())
+    ground = Ground(flight)
+    flight.lift(12.0)
+    ground.upload(mission(ground))
+    assert ground.command(START) == ACCEPTED
+    flight.fly(0.5)
+    assert flight.pilots[0].current == 1
