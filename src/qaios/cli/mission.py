@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from qaios.client.node import Node
     from qaios.core.values import DeviceSpec
     from qaios.schema.mission import MissionDocument
-    from qaios.schema.views import MissionReport, TaskView
+    from qaios.schema.views import MissionReport, NodeStatus, TaskView
 
 T = TypeVar("T")
 
@@ -237,41 +237,64 @@ def _seconds(text: str | None) -> float | None:
 def _load(file: Path, profile: str | None) -> tuple[MissionDocument, str | None]:
     """The document, checked against the fleet that would run it: the running node's, or that of a profile, which is
     returned because a node of it has to be booted."""
-    from qaios.bridge.missions import check_document, load_mission, read_mission
-    from qaios.client.local import catalogue, fleet_for
+    from qaios.bridge.missions import outline, read_mission
+    from qaios.client.local import fleet_for
     from qaios.core.errors import MissionInvalid
 
-    content = sys.stdin.buffer.read() if str(file) == "-" else None
+    content, name, folder = _content(file)
+    running = _running_node()
+    if running is None:
+        from qaios.system.config import PROFILES
 
-    def read(specs: Sequence[DeviceSpec] | None) -> MissionDocument:
-        if content is None:
-            return load_mission(file, specs)
-        return read_mission(content, file="<stdin>", folder=Path.cwd(), catalogue=specs)
-
-    running = _running_catalogue()
-    if running is not None:
-        return read(running), None
+        written, actions = outline(content)
+        chosen, specs = fleet_for(actions, profile=profile or (written if written in PROFILES else None))
+        document = read_mission(content, file=name, folder=folder, catalogue=specs, profiles=tuple(PROFILES))
+        return document, chosen
+    status, specs = running
+    _agree(status, profile)
     try:
-        document = read(None)
+        return read_mission(content, file=name, folder=folder, catalogue=specs), None
     except MissionInvalid:
-        read(catalogue(profile=profile))  # tells the file's faults together with what the fleet cannot do
+        click.echo(f"checked against the running node, profile {status.profile} (`qai devices`)", err=True)
         raise
-    chosen, specs = fleet_for(document, profile=profile)
-    # Only where there are such faults is the file read again, to say where they are.
-    return (read(specs) if check_document(document, specs) else document), chosen
 
 
-def _running_catalogue() -> list[DeviceSpec] | None:
+def _content(file: Path) -> tuple[bytes, str, Path]:
+    """A mission file's bytes, what to call it, and the folder of the files it may name; `-` is stdin."""
+    from qaios.core.errors import NotFound
+
+    if str(file) == "-":
+        return sys.stdin.buffer.read(), "<stdin>", Path.cwd()
+    try:
+        return file.read_bytes(), str(file), file.parent
+    except OSError as error:
+        hint = "give the path of a mission file, such as survey.yaml"
+        raise NotFound(f"cannot read {file}: {error.strerror}", hint=hint) from error
+
+
+def _running_node() -> tuple[NodeStatus, Sequence[DeviceSpec]] | None:
+    """The node that runs in this home and what its fleet can do; None when there is none."""
     from qaios.cli.nodes import ask
     from qaios.client.run_files import home_folder, read_node_file
 
     if read_node_file(home_folder()) is None:
         return None
-    return ask(_catalogue)
+
+    async def both(node: Node) -> tuple[NodeStatus, Sequence[DeviceSpec]]:
+        return await node.status(), await node.catalogue()
+
+    return ask(both)
 
 
-async def _catalogue(node: Node) -> list[DeviceSpec]:
-    return list(await node.catalogue())
+def _agree(status: NodeStatus, profile: str | None) -> None:
+    """A profile that was asked for must be the running node's: it cannot change."""
+    from qaios.core.errors import Conflict
+
+    if profile is not None and profile != status.profile:
+        raise Conflict(
+            f"the node that runs in this home has the profile {status.profile}, not {profile}",
+            hint="leave --profile out, end that node with `qai shutdown`, or set QAIOS_HOME",
+        )
 
 
 def _with_node(

@@ -257,7 +257,8 @@ class Mission:
 
             async with Client.connect(home) as client:
                 return await self._fly(client, document, seed, on_event)
-        chosen, _ = fleet_for(document, home=home, profile=profile)
+        actions = {task.do for task in document.tasks.values()}
+        chosen, _ = fleet_for(actions, profile=profile or document.profile, home=home)
         world_seed = seed if seed is not None else document.seed
         async with boot(home=home, profile=chosen, seed=world_seed) as system:
             return await self._fly(system, document, seed, on_event)
