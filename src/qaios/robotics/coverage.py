@@ -1,7 +1,7 @@
 """Coverage: from an area to swaths, the straight lines a vehicle flies so that everything is seen.
 
 The free region (area minus the no-fly zones and obstacles, each grown by the clearance) is turned, sliced by
-parallel lines and turned back; of N angles the one with the least flying wins (boustrophedon coverage: Choset
+parallel lines and turned back; of N angles and three overlaps the least flying wins (boustrophedon coverage: Choset
 2000; best angle of a polygon: Huang 2001). Slices alone miss corners, where a strip is wider than its own middle
 line, so what is left is filled with short extra swaths until nothing is. The promise, tested as a property: every
 point of the area outside zones and obstacles that lies within 0.4 widths of the free region lies within half a
@@ -24,7 +24,8 @@ from qaios.robotics.geo import XY, Area, corners, grown, polygon, polygons
 if TYPE_CHECKING:
     from shapely.geometry.base import BaseGeometry
 
-OVERLAP = 0.2  # of neighbouring swaths: covers drift across the line and the corners of slanted borders
+OVERLAPS = (0.1, 0.2, 0.3)  # of neighbouring swaths: more of it means more lines and fewer corners left to fill
+CANDIDATES = 4  # drafts that are filled and compared
 TURN_COST_M = 12.0  # a turn costs about as much as flying this far: slow down, turn, speed up at 4 m/s
 REACH = 0.4  # widths: what lies further from the free region than this is reported as unreached
 EDGE_M = 0.1
@@ -112,12 +113,21 @@ def cover(
     zones = keepouts(area, obstacles, clearance_m)
     region = free_region(area, zones)
     ground = area.boundary.difference(_union([*area.zones, *(polygon(solid, "an obstacle") for solid in obstacles)]))
-    candidates = [180.0 * step / max(1, angles) for step in range(max(1, angles))]
-    lines_at = {angle: _slices(region, width_m, angle) for angle in candidates}
-    best = min(candidates, key=lambda angle: (round(_cost_m(lines_at[angle]), 3), angle))
-    lines = lines_at[best]
     target = ground.intersection(region.buffer(REACH * width_m))
-    lines += _filling(target, region, lines, width_m, best)
+    directions = [180.0 * step / max(1, angles) for step in range(max(1, angles))]
+    drafts = [
+        (angle, _slices(region, width_m * (1.0 - overlap), angle)) for overlap in OVERLAPS for angle in directions
+    ]
+    # How many holes the slices leave tells well enough what filling will cost, and is much cheaper to find out.
+    holes = [len(polygons(_unseen(target, lines, width_m))) for _, lines in drafts]
+    order = sorted(
+        range(len(drafts)), key=lambda i: (round(_cost_m(drafts[i][1]) + TURN_COST_M * holes[i], 3), drafts[i][0], i)
+    )
+    tried = [
+        (angle, lines + _filling(target, region, lines, width_m, angle))
+        for angle, lines in (drafts[i] for i in order[:CANDIDATES])
+    ]
+    best, lines = min(tried, key=lambda row: (round(_cost_m(row[1]), 3), row[0]))
     swaths = tuple(Swath(f"S{index:02d}", *line) for index, line in enumerate(lines))
     return Coverage(swaths, best, zones, max(0.0, round(float(ground.area - target.area), 2)))
 
@@ -155,14 +165,14 @@ def _cost_m(lines: Sequence[tuple[XY, XY]]) -> float:
     return sum(math.dist(*line) for line in lines) + TURN_COST_M * len(lines)
 
 
-def _slices(region: BaseGeometry, width_m: float, angle_deg: float) -> list[tuple[XY, XY]]:
-    """Parallel lines through the region, one per strip of at most the width less the overlap."""
+def _slices(region: BaseGeometry, spacing_m: float, angle_deg: float) -> list[tuple[XY, XY]]:
+    """Parallel lines through the region, one per strip of at most `spacing_m`."""
     from shapely import affinity
     from shapely.geometry import LineString
 
     turned = affinity.rotate(region, -angle_deg, origin=(0.0, 0.0))
     left, low, right, high = turned.bounds
-    strips = max(1, math.ceil((high - low) / (width_m * (1.0 - OVERLAP)) - 1e-9))
+    strips = max(1, math.ceil((high - low) / spacing_m - 1e-9))
     lines = []
     for strip in range(strips):
         y = low + (strip + 0.5) * (high - low) / strips
@@ -182,8 +192,7 @@ def _filling(
     from shapely.ops import nearest_points
 
     reach_m = width_m / 2.0
-    # Buffers are drawn a hair inside the true circle, so what they cover is covered.
-    left = target.difference(_union(LineString(line).buffer(reach_m, quad_segs=24) for line in lines))
+    left = _unseen(target, lines, width_m)
     extra: list[tuple[XY, XY]] = []
     while left.area > RESIDUE_M2 and len(extra) < 1000:
         piece = max(polygons(left), key=lambda part: (round(part.area, 6), part.bounds), default=None)
@@ -194,6 +203,13 @@ def _filling(
         extra.append(line)
         left = left.difference(LineString(line).buffer(reach_m, quad_segs=24))
     return extra
+
+
+def _unseen(target: BaseGeometry, lines: Sequence[tuple[XY, XY]], width_m: float) -> BaseGeometry:
+    """What no line sees. Buffers are drawn a hair inside the true circle, so what they cover is covered."""
+    from shapely.geometry import MultiLineString
+
+    return target.difference(MultiLineString(list(lines)).buffer(width_m / 2.0, quad_segs=24)) if lines else target
 
 
 def _chord(region: BaseGeometry, middle: XY, piece: BaseGeometry, angle_deg: float, reach_m: float) -> tuple[XY, XY]:
