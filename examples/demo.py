@@ -38,7 +38,9 @@ async def fly(system: System, file: str, seed: int) -> MissionReport:
         if event.kind not in ("ChunkEmitted", "DeviceChanged"):
             say(f"  {time.perf_counter() - began_s:6.1f} s  {event.text}")
     report = await system.report(mission)
-    say(f"  → {report.state} in {time.perf_counter() - began_s:.1f} s of wall time, {report.duration_s:.0f} s of mission time")
+    say(
+        f"  → {report.state} in {time.perf_counter() - began_s:.1f} s of wall time, {report.duration_s:.0f} s of mission time"
+    )
     return report
 
 
