@@ -14,11 +14,12 @@ from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any, cast
 
+from qaios.worlds.geo import LocalFrame
+
 from qaios.contracts import Clock
 from qaios.robotics.vehicle.autopilot import Autopilot
 from qaios.robotics.vehicle.endpoint import Endpoint
 from qaios.robotics.vehicle.plan import Fence, FlightMode, Polygon
-from qaios.worlds.geo import LocalFrame
 from qaios.worlds.wire import AirSample, Sense
 
 BARRIER_S = 0.04
