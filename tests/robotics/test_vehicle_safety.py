@@ -347,7 +347,7 @@ def test_the_same_seed_and_commands_fly_the_same_to_the_last_bit_autopilots_incl
 
 
 def test_at_the_very_height_of_a_roof_it_does_not_graze_it() -> None:
-    flat = Building("flat", -9.0, -38.0, 20.0, 12.0, 8.0)
+    flat = Building("flat", -9.0, -38.0, 20.0, 12.0, 7.96)
     flight = Flight(msgspec.structs.replace(default_scene(), buildings=(flat,)), seed=2)
     flight.lift(8.0)
     flight.pilots[0].goto((-9.0, -15.0, 8.0))
