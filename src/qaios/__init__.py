@@ -10,8 +10,6 @@ stays fast and no SDK is imported by accident. `__init__.pyi` tells type checker
 
 from __future__ import annotations
 
-from typing import Any
-
 __version__ = "0.1.0"
 __all__ = ["Client", "Mission", "Settings", "SyncClient", "System", "__version__", "task"]
 
@@ -25,12 +23,12 @@ _WHERE = {
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name not in _WHERE:
         raise AttributeError(f"module 'qaios' has no attribute {name!r}")
     import importlib
 
-    value = getattr(importlib.import_module(_WHERE[name]), name)
+    value: object = getattr(importlib.import_module(_WHERE[name]), name)
     globals()[name] = value
     return value
 

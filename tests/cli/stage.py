@@ -46,7 +46,7 @@ def qai(*arguments: str) -> Outcome:
     out, err = Captured(), Captured()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
-            code = run(arguments)
+            code = run(list(arguments))
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else 1
     return Outcome(out.text(), err.text(), code)

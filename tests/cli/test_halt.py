@@ -15,14 +15,8 @@ from typing import Any
 
 import pytest
 
-from qaios.client.run_files import (
-    halt_file_path,
-    is_running,
-    process_started_s,
-    read_halt_file,
-    write_node_file,
-    write_private,
-)
+from qaios.client.finding import is_running, process_started_s
+from qaios.client.run_files import halt_file_path, write_node_file, write_private
 from qaios.core.values import DatagramHalt, HaltRecipe, SignalHalt
 from qaios.engines.halting import HaltTable
 from tests.cli.stage import node_in, qai
@@ -50,7 +44,7 @@ def test_the_table_the_system_writes_is_the_table_it_reads(home: Path) -> None:
     (home / "run").mkdir()
     recipes: list[HaltRecipe] = [DatagramHalt("127.0.0.1", 14550, b"\xfd\x00"), SignalHalt(42, 15, 7.5)]
     HaltTable(home, lambda: {"drone-1": recipes}).write()
-    assert read_halt_file(home) == [
+    assert json.loads(halt_file_path(home).read_text()) == [
         {
             "device": "drone-1",
             "recipes": [
@@ -130,12 +124,45 @@ def test_the_node_is_told_and_journals_it(tmp_path: Path, monkeypatch: pytest.Mo
         assert "the node has journaled it" in result.err
 
 
-def test_it_loads_nothing_of_the_system() -> None:
+WITNESS = """
+import sys
+sys.path[:0] = sys.argv[1:]
+from qaios.cli import halting
+carry_out = halting.Halting.carry_out
+def witnessed(self, home):
+    heavy = {'click', 'dataclasses', 'typing', 'pathlib', 'numpy', 'msgspec', 'pydantic', 'asyncio', 'qaios.system'}
+    sys.stderr.write(repr(sorted(heavy & set(sys.modules))))
+    carry_out(self, home)
+halting.Halting.carry_out = witnessed
+from qaios.cli.main import run
+run(['halt', '--all'])
+"""
+
+
+def test_devices_are_stopped_before_anything_else_is_even_imported() -> None:
+    env = {**os.environ, "QAIOS_HOME": "/nonexistent/qaios"}
+    command = [sys.executable, "-I", "-S", "-c", WITNESS, *sys.path[1:]]
+    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=60, check=False)
+    assert done.stderr.startswith("[]")
+
+
+def test_halting_loads_nothing_of_the_system() -> None:
     code = (
-        "import sys; from qaios.cli.main import run; code = run(['halt', '--all']);"
+        "import sys; from qaios.cli.main import run; run(['halt', '--all']);"
         "heavy = {'numpy', 'msgspec', 'pydantic', 'httpx', 'yaml', 'rich', 'asyncio', 'qaios.kernel', 'qaios.system'};"
         "print(sorted(heavy & set(sys.modules)))"
     )
     env = {**os.environ, "QAIOS_HOME": "/nonexistent/qaios"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, timeout=60, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("words", [["drone-1", "drone-2"], ["drone-1", "--all"], [], ["--help"], ["-o", "json"]])
+def test_an_unclear_command_line_halts_nothing(words: list[str], home: Path, vehicle: socket.socket) -> None:
+    port = vehicle.getsockname()[1]
+    recipe = {"type": "datagram", "host": "127.0.0.1", "port": port, "payload": "aG9sZA=="}
+    table(home, {"device": "drone-1", "recipes": [recipe]})
+    assert qai("halt", *words).code == (0 if words == ["--help"] else 2)
+    vehicle.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        vehicle.recv(10)

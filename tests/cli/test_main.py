@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 import os
 import signal
 import subprocess
@@ -17,7 +18,9 @@ from click.testing import CliRunner
 from qaios.cli.group import cli
 from qaios.cli.verbs import MISSION_VERBS, VERBS, help_text
 from qaios.core.errors import Conflict, DeadlineMissed, Denied, Invalid, NotFound, QaiError, Unreachable
+from qaios.schema.views import MissionReport, TaskView
 from tests.cli.stage import node_in, qai
+from tests.client.fake_node import FakeNode
 
 MISSIONS = Path(__file__).parent.parent / "scenarios" / "missions"
 QAI = [sys.executable, "-m", "qaios.cli"]
@@ -203,3 +206,16 @@ def test_client_and_command_line_import_without_posix_only_modules() -> None:
         "[importlib.import_module(t.split(':')[0]) for t, _ in {**VERBS, **MISSION_VERBS}.values()]"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_what_json_has_no_word_for_is_printed_as_json_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def odd(self: FakeNode, mission: str) -> MissionReport:
+        tasks = [TaskView(name="a", action="x.y", state="done", priority=1, result={"raw": b"\xff", "nan": math.nan})]
+        return MissionReport(mission="m", id="m-1", state="done", simulated=False, submitted=0.0, tasks=tasks)
+
+    monkeypatch.setattr(FakeNode, "report", odd)
+    with node_in(tmp_path, monkeypatch):
+        report = json.loads(qai("mission", "get", "m", "-o", "json").out, parse_constant=pytest.fail)
+    assert report["tasks"][0]["result"] == {"raw": "/w==", "nan": None}

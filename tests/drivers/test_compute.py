@@ -257,7 +257,7 @@ async def test_in_a_batch_a_failure_is_its_own_and_says_why(cpu: Compute) -> Non
     assert "has no 'missing'" in texts[3]
     assert "missing required field `name`" in texts[4]
     assert "it should be a str" in texts[5]
-    assert texts[6] == {"value": {"grid": [[0.0, 0.0], [0.0, 0.0]], "peak": 0.5}}
+    assert texts[6] == {"spawn": [], "value": {"grid": [[0.0, 0.0], [0.0, 0.0]], "peak": 0.5}}
 
 
 async def test_in_a_batch_a_call_that_kills_its_worker_fails_alone(cpu: Compute) -> None:
@@ -295,6 +295,21 @@ async def test_halt_stops_a_batch_and_does_not_try_its_halves(cpu: Compute, tmp_
             await work
     assert not psutil.pid_exists(pid)
     assert mark.read_text() == "x"
+
+
+@pytest.mark.parametrize("turns", [1, 3, 6])
+async def test_a_halt_before_the_worker_is_ready_stops_the_call_as_well(
+    cpu: Compute, tmp_path: Path, turns: int
+) -> None:
+    mark = tmp_path / "mark"
+    work = asyncio.create_task(cpu.execute(call("count_in", str(mark)), FakeAttempt()))
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    await cpu.halt()
+    with pytest.raises(DeviceFault, match="was halted while running"):
+        await work
+    assert not mark.exists()
+    assert (await cpu.execute(call("count_in", str(mark)), FakeAttempt("next"))).value == 1
 
 
 async def test_capacity_batches_run_at_once_in_processes_of_their_own(cpu: Compute) -> None:

@@ -150,6 +150,12 @@ async def test_a_report_arrives_sealed_and_its_receipt_is_verified(hub: LocalHub
     assert b"picture" not in envelope.read_bytes()
 
 
+async def test_a_report_without_a_name_is_called_as_its_task(hub: LocalHub, site: Site) -> None:
+    async with HubDevice(HubConfig(), site) as device:
+        result = await device.execute(upload({"content": 1}), FakeAttempt("k/1"))
+    assert Report.decode(hub.store.content("k/1")).name == result.artifacts[0].name == "upload"
+
+
 async def test_artifacts_come_as_results_hold_them(hub: LocalHub, site: Site) -> None:
     attempt = FakeAttempt()
     picture = attempt.artifacts.put("map.png", b"picture", "image/png")
@@ -168,8 +174,8 @@ async def test_artifacts_come_as_results_hold_them(hub: LocalHub, site: Site) ->
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [
-        ({}, "needs `name`"),
-        ({"name": "", "content": 1}, "needs `name`"),
+        ({}, "something to upload"),
+        ({"name": 7, "content": 1}, "`name`"),
         ({"name": "r"}, "something to upload"),
         ({"name": "r", "artifacts": []}, "something to upload"),
         ({"name": "r", "content": 1, "priority": 1}, "no argument 'priority'"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -14,7 +15,7 @@ import psutil
 import pytest
 
 from qaios.core.errors import DeviceFault, DeviceLost, Invalid, OutcomeUnknown, Refused
-from qaios.drivers.worker import LOG_BYTES_MAX, Worker, started_s
+from qaios.drivers.worker import LOG_BYTES_MAX, ChildDied, Worker, started_s
 from qaios.testing.listening import listening
 
 FOLDER = str(Path(__file__).parent)
@@ -217,6 +218,17 @@ async def test_a_call_that_waits_its_turn_is_cancelled_without_harm(worker: Work
             await running
 
 
+async def test_a_call_whose_child_is_only_just_starting_is_killed_as_well() -> None:
+    worker = Worker("young", path=[FOLDER])
+    call = asyncio.create_task(worker.call(f"{HERE}:echo", 1))
+    await asyncio.sleep(0)
+    worker.kill()
+    with pytest.raises(ChildDied):
+        await call
+    assert await worker.call(f"{HERE}:echo", 2) == 2
+    await worker.stop()
+
+
 async def test_stop_ends_a_busy_child_at_once() -> None:
     worker = Worker("busy", path=[FOLDER])
     async with listening() as (address, said):
@@ -286,3 +298,14 @@ async def test_when_the_kernel_is_killed_its_workers_and_their_programs_die() ->
         await process.wait()
         await gone(child)
         await gone(program)
+
+
+def test_workers_can_be_imported_where_there_is_no_posix() -> None:
+    blocked = ("fcntl", "grp", "pwd", "resource", "termios")
+    script = (
+        f"import sys; sys.path[:] = {sys.path!r}\n"
+        f"for name in {blocked!r}: sys.modules[name] = None\n"
+        "import qaios.drivers.worker, qaios.drivers.child, qaios.drivers.calls, qaios.drivers.compute"
+    )
+    answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stderr

@@ -77,7 +77,7 @@ def test_it_is_launched_once_found_again_and_ended(home: Path) -> None:
     assert HubAddress.path(home).stat().st_mode & 0o077 == 0
     second = run_server(home)
     assert second.returncode == 5 and f"process {address.pid}" in second.stderr
-    assert stop(home) and not stop(home)
+    assert stop(address) and not stop(address) and not stop(home)
     assert attach(home) is None and not HubAddress.path(home).exists()
     again = launch(home)
     assert (again.fingerprint, again.token, again.join) == (address.fingerprint, address.token, address.join)

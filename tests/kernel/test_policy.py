@@ -35,8 +35,8 @@ def ready(
 ) -> Ready:
     count = len(priorities)
     return Ready(
-        range(count), shapes or [0] * count, priorities, deadlines_s or [float("inf")] * count, ready_s or [0.0] * count,
-        excluded or {}, pinned or {}, table,
+        range(count), shapes or [0] * count, priorities, deadlines_s or [float("inf")] * count,
+        ready_s or [0.0] * count, excluded or {}, pinned or {}, table,
     )  # fmt: skip
 
 
@@ -84,10 +84,25 @@ def test_fidelity_energy_and_money_count_as_well() -> None:
 def test_the_second_best_takes_what_the_best_has_no_place_for() -> None:
     fleet = [berth("quick"), berth("slow")]
     placements = Greedy().place(
-        ready(1, 1, 1), fleet, lambda device, _: Estimate(1.0 if device == "quick" else 9.0), 0.0
+        ready(1, 1, 1), fleet, lambda device, _: Estimate(1.0 if device == "quick" else 1.5), 0.0
     )
     assert [(one.task, one.device) for one in placements.placed] == [(0, "quick"), (1, "slow")]
     assert list(placements.waiting) == [2]
+
+
+def test_equal_devices_share_the_work_of_one_cycle() -> None:
+    placements = Greedy().place(ready(1, 1, 1), [berth("a"), berth("b"), berth("c")], lasting(), 0.0)
+    assert [one.device for one in placements.placed] == ["a", "b", "c"]
+
+
+def test_a_better_device_is_waited_for_while_that_is_worth_it() -> None:
+    def placed(wait_s: float) -> list[str]:
+        fleet = [berth("quick", free=0, wait_s=wait_s), berth("slow")]
+        answer = Greedy().place(ready(1), fleet, lambda device, _: Estimate(1.0 if device == "quick" else 9.0), 0.0)
+        return [one.device for one in answer.placed]
+
+    assert placed(2.0) == []
+    assert placed(20.0) == ["slow"]
 
 
 def test_modes_choose_between_classical_and_quantum_devices() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import ClassVar
 
 import pytest
 
@@ -15,7 +16,7 @@ from qaios.testing.clock import FakeClock
 class Acting:
     """An engine that does as told, start after start."""
 
-    name = "acting"
+    name: ClassVar[str] = "acting"
 
     def __init__(self, *acts: Callable[[], Awaitable[None]]) -> None:
         self.acts = list(acts)
@@ -86,10 +87,11 @@ async def test_a_broken_journal_is_not_survived(wrapped: bool) -> None:
         error = JournalBroken("the disk is gone")
         raise ExceptionGroup("tasks", [error, ValueError("and more")]) if wrapped else error
 
-    other = Acting(forever)
-    other.name = "other"  # type: ignore[misc]
+    class Other(Acting):
+        name = "other"
+
     with pytest.raises(ExceptionGroup) as caught:
-        await asyncio.wait_for(supervisor.run([Acting(break_it), other]), 10.0)
+        await asyncio.wait_for(supervisor.run([Acting(break_it), Other(forever)]), 10.0)
     assert caught.value.subgroup(JournalBroken) is not None
     assert not crashes
 

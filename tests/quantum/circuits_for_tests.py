@@ -12,7 +12,8 @@ BELL = 'OPENQASM 2.0;\ninclude "qelib1.inc";\nqreg q[2];\ncreg c[2];\nh q[0];\nc
 def ghz(qubits: int) -> str:
     """OpenQASM 3 of a chain that entangles all its qubits."""
     links = "\n".join(f"cx q[{qubit}], q[{qubit + 1}];" for qubit in range(qubits - 1))
-    return f'OPENQASM 3.0;\ninclude "stdgates.inc";\nqubit[{qubits}] q;\nbit[{qubits}] c;\nh q[0];\n{links}\nc = measure q;\n'
+    declared = f"qubit[{qubits}] q;\nbit[{qubits}] c;"
+    return f'OPENQASM 3.0;\ninclude "stdgates.inc";\n{declared}\nh q[0];\n{links}\nc = measure q;\n'
 
 
 def one_qubit(*statements: str) -> str:
@@ -20,7 +21,9 @@ def one_qubit(*statements: str) -> str:
     return f'OPENQASM 3.0;\ninclude "stdgates.inc";\nqubit[1] q;\nbit[1] c;\n{body}\nc = measure q;\n'
 
 
-def request(action: str = "quantum.sample", snapshot: str = "boston", seed: int = 7, **arguments: Any) -> aer.Request:
+def request(
+    action: str = "quantum.sample", *, snapshot: str = "boston", seed: int = 7, **arguments: Any
+) -> aer.Request:
     return aer.Request(
         snapshot=snapshot,
         action=action,

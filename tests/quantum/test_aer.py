@@ -35,9 +35,7 @@ def test_the_same_seed_gives_the_same_counts_and_another_seed_others() -> None:
 
 def test_a_seed_in_the_arguments_wins_over_the_missions() -> None:
     arguments = {"circuit": BELL, "seed": 11}
-    answers = [
-        run(aer.Request("boston", "quantum.sample", arguments, seed, 100_000, 60.0, 1 << 30)) for seed in (1, 2)
-    ]
+    answers = [run(aer.Request("boston", "quantum.sample", arguments, seed, 100_000, 60.0, 1 << 30)) for seed in (1, 2)]
     assert answers[0] == answers[1]
 
 
@@ -119,7 +117,7 @@ def test_a_simulator_that_fails_is_a_fault_and_never_a_count(monkeypatch: pytest
         def result(self) -> Failing:
             return self
 
-    monkeypatch.setattr(aer, "_simulator", lambda _: Failing())
+    monkeypatch.setattr(aer, "_simulator", lambda *_: Failing())
     with pytest.raises(DeviceFault, match="out of range"):
         run(request(circuit=BELL))
 

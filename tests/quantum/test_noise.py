@@ -7,11 +7,11 @@ import math
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from tests.quantum.circuits_for_tests import ghz, one_qubit, request, run
 
 from qaios.quantum.calibration import Calibration, load
 from qaios.quantum.compile import Compiled, compile_circuit
 from qaios.quantum.estimate import Kind
+from tests.quantum.circuits_for_tests import ghz, one_qubit, request, run
 
 SHOTS = 40_000
 
@@ -171,19 +171,11 @@ def relaxed(rho: Matrix, position: int, wait_s: float, t1_s: float, t2_s: float)
 
 def depolarised(rho: Matrix, positions: list[int], chance: float) -> Matrix:
     """With `chance` the qubits are replaced by the maximally mixed state."""
-    width = int(math.log2(len(rho)))
     paulis = [np.eye(2), _X, np.array([[0, -1j], [1j, 0]]), np.diag([1, -1])]
     mixed = rho
     for position in positions:
-        mixed = (
-            sum(
-                lifted(pauli.astype(complex), [position], width)
-                @ mixed
-                @ lifted(pauli.astype(complex), [position], width).conj().T
-                for pauli in paulis
-            )
-            / 4
-        )
+        turns = [turned(mixed, pauli.astype(complex), [position]) for pauli in paulis]
+        mixed = (turns[0] + turns[1] + turns[2] + turns[3]) / 4
     return np.asarray((1 - chance) * rho + chance * mixed)
 
 
@@ -195,4 +187,4 @@ def depolarisation(error: float, length_s: float, qubits: tuple[int, ...], machi
         for qubit in qubits
     )
     average = (size * entanglement + 1) / (size + 1)
-    return max(0.0, (average - (1 - error)) / (average - 1 / size))
+    return float(max(0.0, (average - (1 - error)) / (average - 1 / size)))

@@ -71,7 +71,9 @@ def test_a_split_is_answered_beside_the_classical_optimum(parts: int) -> None:
     assert answer["optimal_cost"] <= answer["cost"] <= answer["sample_mean"] < answer["random_mean"]
     assert answer["cost"] == pytest.approx(problem.cost([answer["assignment"][cell] for cell in problem.cells]))
     assert len(answer["circuits"]) == len(exact_halvings(problem)) == (1 if parts == 2 else 3)
+    assert answer["optimal_cost"] <= answer["halving_cost"] < answer["random_mean"]
     if parts == 2:
+        assert answer["halving_cost"] == pytest.approx(answer["optimal_cost"])
         assert answer["cost"] == pytest.approx(answer["optimal_cost"])
         assert answer["success_probability"] > answer["random_success_probability"]
 

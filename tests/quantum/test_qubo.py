@@ -22,7 +22,7 @@ from qaios.quantum.qubo import (
     solve_classical,
 )
 
-GRID = {
+GRID: dict[str, Any] = {
     "problem": "sector-split",
     "cells": [{"id": f"c{i}", "load": 1.0 + 0.1 * i} for i in range(8)],
     "edges": [[0, 1, 1.0], [1, 2, 1.0], [2, 3, 1.0], [4, 5, 1.0], [5, 6, 1.0], [6, 7, 1.0]]

@@ -119,7 +119,7 @@ async def test_what_the_lost_vehicle_had_brought_is_kept(plan: dict[str, Any]) -
     assert (found["flown"], found["samples"]) == ([every[0]], [row])
     again = survey.collect([found, {"flown": ids(flights), "samples": []}], plan)
     assert set(every) <= set(again["flown"])
-    assert again["lost"] == ["drone-2"]
+    assert [(one["vehicle"], one["at_s"], one["east_m"]) for one in again["lost"]] == [("drone-2", 1.0, 0.0)]
 
 
 async def test_a_repair_can_be_repaired(plan: dict[str, Any]) -> None:
@@ -154,13 +154,12 @@ def test_collecting_joins_flights_and_names_what_is_missing(plan: dict[str, Any]
     flights = [
         {"flown": swaths[1:4], "samples": [[2.0, 0, 0, 20, 9.0, 1.0]], "min_battery_fraction": 0.6, "distance_m": 9.0},
         {"flown": swaths[4:], "samples": [[1.0, 0, 0, 20, 8.0, 1.0]], "min_battery_fraction": 0.5, "distance_m": 5.0},
-        None,
     ]
     whole = survey.collect(flights, plan)
     assert whole["missing"] == [swaths[0]]
     assert [row[0] for row in whole["samples"]] == [1.0, 2.0]
-    assert whole["metrics"]["min_battery_fraction"] == 0.5
-    assert whole["metrics"]["swaths_flown"] == whole["metrics"]["swaths_planned"] - 1
+    assert whole["min_battery_fraction"] == 0.5
+    assert whole["swaths_flown"] == whole["swaths_planned"] - 1
 
 
 @pytest.mark.parametrize("obstacles", ["a wall", [["x", 1]], 7, {"walls": []}])

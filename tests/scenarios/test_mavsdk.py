@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +16,7 @@ from qaios.worlds.observer import Observer
 WAYPOINTS_M = [(-9.0, -52.0, 6.0), (1.0, -52.0, 6.0)]
 
 
-async def _until(stream, wanted) -> object:
+async def _until(stream: AsyncIterator[Any], wanted: Callable[[Any], bool]) -> Any:
     """The first value of an endless stream that is wanted."""
     async for value in stream:
         if wanted(value):

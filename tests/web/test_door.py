@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
 import stat
 import time
@@ -17,7 +18,7 @@ from qaios.client.node import Node
 from qaios.client.run_files import node_file_path, read_node_file
 from qaios.core.errors import Conflict, Denied, MissionInvalid, NotFound, Unreachable
 from qaios.schema.mission import MissionDocument
-from qaios.schema.views import DeviceView
+from qaios.schema.views import DeviceView, MissionReport
 from qaios.web.door import DOOR, WebDoor
 from tests.bridge.fleet import CATALOGUE
 from tests.client.fake_node import CONTENT, SHA256, FakeNode
@@ -189,3 +190,25 @@ async def test_a_crash_of_the_node_is_an_answer_too(tmp_path: Path) -> None:
         with pytest.raises(Exception, match="RuntimeError: a bug"):
             await client.devices()
         await asyncio.wait_for(client.status(), 10)
+
+
+async def test_results_that_json_has_no_word_for_still_arrive(tmp_path: Path) -> None:
+    class Odd(FakeNode):
+        async def report(self, mission: str) -> MissionReport:
+            report = await super().report(mission)
+            report.tasks[0].result = {"raw": b"\xff\x00", "inf": math.inf, "nan": [math.nan]}
+            report.metrics["plume_error"] = math.nan
+            return report
+
+    async with served(Odd(), tmp_path) as client:
+        report = await client.report(await client.submit(DOCUMENT))
+    assert report.tasks[0].result == {"raw": "/wA=", "inf": None, "nan": [None]}
+    assert report.metrics["plume_error"] is None
+
+
+async def test_the_interface_describes_itself(tmp_path: Path) -> None:
+    async with served(FakeNode(), tmp_path) as client:
+        described = (await client._http.get("/openapi.json")).json()
+    assert described["openapi"].startswith("3.1")
+    assert set(described["paths"]["/v1/missions"]) == {"get", "post"}
+    assert "with" in described["components"]["schemas"]["TaskDocument"]["properties"]

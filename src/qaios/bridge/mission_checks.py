@@ -145,14 +145,10 @@ def _check_references(tasks: dict[str, _Task], faults: Faults) -> None:
     for task in tasks.values():
         if task.arguments is None:
             continue
-        upstream: set[str] | None = None
         for scalar in scalars(task.arguments):
-            if not isinstance(scalar.value, str) or "${" not in scalar.value:
-                continue
-            if upstream is None:
-                upstream = _upstream(task, tasks)
-            for reference in _references(scalar, faults):
-                _check_reference(reference, scalar, task, tasks, upstream, faults)
+            if isinstance(scalar.value, str) and "${" in scalar.value:
+                for reference in _references(scalar, faults):
+                    _check_reference(reference, scalar, task, tasks, faults)
 
 
 def _references(scalar: Scalar, faults: Faults) -> Iterator[str]:
@@ -168,16 +164,14 @@ def _references(scalar: Scalar, faults: Faults) -> Iterator[str]:
             faults.add(scalar, f"'${{{reference}}}' is not a reference", advice)
 
 
-def _check_reference(
-    reference: str, scalar: Scalar, task: _Task, tasks: dict[str, _Task], upstream: set[str], faults: Faults
-) -> None:
+def _check_reference(reference: str, scalar: Scalar, task: _Task, tasks: dict[str, _Task], faults: Faults) -> None:
     source = reference.split(".", 1)[0]
     if source == task.name:
         faults.add(scalar, f"'${{{reference}}}' refers to the task's own result", "refer to a task that it needs")
     elif source not in tasks:
         what = f"'${{{reference}}}' refers to '{source}', which is not a task of this mission"
         faults.add(scalar, what, remedy(source, tasks, f"refer to a task that '{task.name}' needs"))
-    elif source not in upstream:
+    elif all(need.text != source for need in task.needs) and source not in _upstream(task, tasks):
         what = f"'${{{reference}}}' refers to '{source}', which '{task.name}' does not need"
         faults.add(scalar, what, f"add '{source}' to the needs of '{task.name}'")
 

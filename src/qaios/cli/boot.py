@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +17,8 @@ import click
 from qaios.cli.output import duration
 
 if TYPE_CHECKING:
+    import asyncio
+
     from qaios.client.run_files import NodeFile
 
 READY_MAX_S = 60.0
@@ -59,9 +63,7 @@ async def _serve(options: dict[str, Any]) -> None:
     from qaios.client.local import boot as boot_here
 
     stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    _stop_on_signals(asyncio.get_running_loop(), stop.set)
     async with boot_here(**options) as system:
         status = await system.status()
         click.echo(
@@ -77,6 +79,18 @@ async def _serve(options: dict[str, Any]) -> None:
             one.result()
         click.echo("shutting down", err=True)
     click.echo("the node has ended", err=True)
+
+
+def _stop_on_signals(loop: asyncio.AbstractEventLoop, stop: Callable[[], None]) -> None:
+    """The first ^C ends the node in good order, the second at once; where loops know no signals ^C interrupts."""
+
+    def first(number: int) -> None:
+        loop.remove_signal_handler(number)
+        stop()
+
+    with suppress(NotImplementedError):
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, first, number)
 
 
 def _detach(home: Path, profile: str | None, vehicles: int | None, seed: int | None, open_all: bool) -> None:
@@ -126,7 +140,8 @@ def _wait_until_ready(home: Path, child: subprocess.Popen[bytes], log: Path) -> 
 def shutdown() -> None:
     """End the running node in good order."""
     from qaios.cli.nodes import ask
-    from qaios.client.run_files import home_folder, is_running, read_node_file
+    from qaios.client.finding import is_running
+    from qaios.client.run_files import home_folder, read_node_file
     from qaios.core.errors import DeadlineMissed, Unreachable
 
     home = home_folder()

@@ -70,7 +70,7 @@ def ps(everything: bool, which: str | None, form: str) -> None:
         ("DEVICE", lambda row: row["device"]),
         ("ATTEMPTS", lambda row: row["attempts"]),
         ("PROGRESS", lambda row: "-" if row["progress"] is None else f"{row['progress']:.0%}"),
-        ("WAITED FOR", lambda row: row["why"]["waited_for"]),
+        ("WAITED FOR", lambda row: "; ".join(row["why"]["waited_for"])),
     )
     emit_list(ask(tasks), columns, form)
 
@@ -135,7 +135,7 @@ def explain(task: TaskView) -> None:
     if task.error is not None:
         click.echo(f"  failed: {task.error.message}" + (f" ({task.error.hint})" if task.error.hint else ""))
     if task.why.waited_for:
-        click.echo(f"  waited for {', '.join(task.why.waited_for)}")
+        click.echo(f"  waited for {'; '.join(task.why.waited_for)}")
     _explain_choice(task.why)
 
 

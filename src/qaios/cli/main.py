@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
 
 from qaios.cli.verbs import help_text
 
 EXIT_INTERRUPTED = 130
 
 
-def run(arguments: Sequence[str] | None = None) -> int:
+def run(arguments: list[str] | None = None) -> int:
     """The exit code of a command line."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given in (["--help"], ["-h"]):
         sys.stdout.write(help_text())
         return 0
+    if given[:1] == ["halt"]:
+        from qaios.cli import halting
+
+        halting.begin(given[1:])
     import click
 
     from qaios.cli.group import cli

@@ -28,6 +28,7 @@ T = TypeVar("T")
 EXIT_FAILED = 1
 EXIT_INVALID = 4
 EXIT_INTERRUPTED = 130
+GUEST_FAREWELL_S = 1.0  # for the other command line to fetch its report
 
 _FILE = click.argument("file", type=click.Path(dir_okay=False, allow_dash=True, path_type=Path))
 _PROFILE = click.option("--profile", help="Which devices to use where no node is running: local or sim.")
@@ -287,9 +288,24 @@ def _with_node(
         from qaios.client.local import boot
 
         async with boot(profile=profile, seed=seed if seed is not None else document.seed) as node:
-            return await work(node)
+            before = {view.id for view in await node.missions()}
+            answer = await work(node)
+            await _see_guests_off(node, before)
+            return answer
 
     return nodes.run(alone())
+
+
+async def _see_guests_off(node: Node, before: set[str]) -> None:
+    """While this node lived, other command lines may have found it and brought missions: let those end too."""
+    import asyncio
+
+    for view in await node.missions():
+        if view.state == "running" and view.id not in before:
+            click.echo(f"waiting for mission {view.id}, which came from elsewhere", err=True)
+            async for _ in node.watch(view.id):
+                pass
+            await asyncio.sleep(GUEST_FAREWELL_S)
 
 
 def _submit_only(document: MissionDocument, seed: int | None, key: str | None, form: str) -> None:
@@ -348,7 +364,8 @@ def show_report(report: MissionReport) -> None:
     click.echo(f"mission {report.mission} ({report.id}): {paint(report.state)}{took}, seed {report.seed}{simulated}")
     if report.reason:
         click.echo(f"reason: {report.reason}")
-    emit_table(report.tasks, _task_columns(report.submitted))
+    in_order = sorted(report.tasks, key=lambda row: (row.started is None, row.started))
+    emit_table(in_order, _task_columns(report.submitted))
     for name, value in report.metrics.items():
         click.echo(f"{name}\t{value:.4g}" if isinstance(value, float) else f"{name}\t{value}")
     for artifact in report.artifacts:
@@ -368,6 +385,6 @@ def _task_columns(submitted: float) -> tuple[tuple[str, Callable[[Any], Any]], .
             "TOOK",
             lambda row: duration(row.ended - row.started) if row.ended is not None and row.started is not None else "-",
         ),
-        ("WAITED FOR", lambda row: row.why.waited_for),
+        ("WAITED FOR", lambda row: "; ".join(row.why.waited_for)),
         ("ERROR", lambda row: row.error.message if row.error is not None else None),
     )

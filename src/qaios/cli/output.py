@@ -45,7 +45,10 @@ def output_option(command: CommandT) -> CommandT:
 
 def plain(row: BaseModel | dict[str, Any]) -> dict[str, Any]:
     """A model as JSON-ready data; a dict is that already."""
-    return row if isinstance(row, dict) else row.model_dump(mode="json")
+    if isinstance(row, dict):
+        return row
+    data: dict[str, Any] = json.loads(row.model_dump_json())
+    return data
 
 
 def emit_list(rows: Sequence[BaseModel | dict[str, Any]], columns: Columns, form: str, *, name: str = "name") -> None:

@@ -6,8 +6,6 @@ the parser alone would cost five times as much. A test holds this text and the p
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 ABOUT = "QAI OS: one kernel for quantum, classical, AI and robot work."
 EPILOG = "Begin with: qai mission new > my.yaml, then: qai mission run my.yaml"
 
@@ -62,6 +60,6 @@ def help_text() -> str:
     )
 
 
-def _lines(entries: Mapping[str, str]) -> list[str]:
+def _lines(entries: dict[str, str]) -> list[str]:
     width = max(map(len, entries))
     return [f"  {name.ljust(width)}  {line}" for name, line in entries.items()]

@@ -1,8 +1,7 @@
 """The small files by which programs on one machine find a node: `run/node.json` and `run/halt.json`.
 
 The HTTP door writes `node.json` when it listens; the command line reads it to find the node, and believes it only
-while the process that wrote it lives. The system writes `halt.json` whenever the fleet changes; `qai halt` reads it.
-Standard library only: `qai halt` must work on the worst day of a node's life.
+while the process that wrote it lives. The halt table's engine writes `halt.json`; `qai halt` reads it (`cli.halting`).
 """
 
 from __future__ import annotations
@@ -10,10 +9,11 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from qaios.client.finding import home_text, is_running, process_started_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,15 +29,7 @@ class NodeFile:
 
 def home_folder() -> Path:
     """`QAIOS_HOME`, or the platform's folder for state."""
-    named = os.environ.get("QAIOS_HOME")
-    if named:
-        return Path(named).expanduser().absolute()
-    if sys.platform == "linux":
-        state = os.environ.get("XDG_STATE_HOME")
-        return (Path(state) if state else Path.home() / ".local" / "state") / "qaios"
-    from platformdirs import user_state_path
-
-    return user_state_path("qaios", appauthor=False)
+    return Path(home_text())
 
 
 def node_file_path(home: Path) -> Path:
@@ -105,40 +97,6 @@ def remove_node_file(home: Path, *, token: str) -> None:
     found = read_stale_node_file(home)
     if found is not None and found.token == token:
         node_file_path(home).unlink(missing_ok=True)
-
-
-def read_halt_file(home: Path) -> list[dict[str, Any]]:
-    """`[{device, recipes: [{type, …}]}]`; empty when there is no such file."""
-    data = _read_json(halt_file_path(home))
-    return [entry for entry in data if isinstance(entry, dict)] if isinstance(data, list) else []
-
-
-def is_running(pid: int, started_s: float = 0.0) -> bool:
-    """Whether this process lives and, where its start is known, is still the same one."""
-    if pid <= 0:
-        return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        pass  # it lives and belongs to somebody else
-    now = process_started_s(pid)
-    if now is None:
-        return sys.platform != "linux"  # elsewhere nobody says when it started; on Linux it has just ended
-    return not started_s or abs(now - started_s) < 1.0
-
-
-def process_started_s(pid: int) -> float | None:
-    """When a process started, in seconds after the machine's boot; None where the machine does not say."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
-        fields = text[text.rindex(")") + 2 :].split()
-    except (OSError, ValueError):
-        return None
-    if fields[0] in ("Z", "X"):
-        return None  # a zombie has ended
-    return int(fields[19]) / os.sysconf("SC_CLK_TCK")
 
 
 def _read_json(path: Path) -> Any:

@@ -275,7 +275,10 @@ def encode_events(events: Sequence[Event]) -> bytes:
 
 def decode_events(block: bytes | memoryview) -> list[Event]:
     """Raises `msgspec.DecodeError` on anything that `encode_events` did not write."""
-    return list(_decoder.decode(block))
+    try:
+        return list(_decoder.decode(block))
+    except UnicodeDecodeError as error:
+        raise msgspec.DecodeError(f"a text of the block is not UTF-8: {error}") from error
 
 
 def ids_of(*ids: int) -> Ids:

@@ -86,7 +86,7 @@ ACTIONS = (
             "linear": "qubo: a number for each of up to 12 variables",
             "quadratic": "qubo: [i, j, weight] of pairs of variables",
             "offset": "qubo: a constant added to every cost (0)",
-            "p": "layers of QAOA, 1 to 3 (2)",
+            "p": "layers of QAOA, 1 to 3 (1)",
             "shots": "samples of each circuit (1024)",
             "seed": "of the simulated chance; default: drawn from the mission's",
         },
@@ -289,7 +289,12 @@ class AerDevice:
 
     async def recall(self, key: str) -> Recall:
         known = self._once.recall(key)
-        return known if not isinstance(known, Never) else await asyncio.to_thread(self._ledger.recall, key)
+        if not isinstance(known, Never):
+            return known
+        recalled = await asyncio.to_thread(self._ledger.recall, key)
+        if not self._open:
+            self._ledger.close()
+        return recalled
 
     # ---------------------------------------------------------------------------------------------- one run
 
@@ -352,6 +357,11 @@ class AerDevice:
             return Estimate(duration_s=0.0, refusal=self._absent)
         if not self._offers(shape):
             return Estimate(duration_s=0.0, refusal=f"{self.spec.name} does not offer {shape.action}")
+        if not _refers(shape.form):
+            try:
+                _check(self._request(shape.action, shape.form, seed=0))
+            except Invalid as error:
+                return Estimate(duration_s=0.0, refusal=f"{error} ({error.hint})" if error.hint else str(error))
         since, planned = self._plans.get(_key(shape), (0, None))
         # A plan answers from the version it came with, so that an old status keeps its old estimate.
         if planned is None or since > version:
@@ -390,7 +400,11 @@ DRIVER: Driver[AerConfig] = Driver(
 
 
 def _check(request: aer.Request) -> None:
-    """What can be said about arguments without compiling anything."""
+    """What can be said about arguments without compiling anything. Raises `Invalid`."""
+    known = next((action.parameters for action in ACTIONS if action.name == request.action), {})
+    unknown = sorted(request.arguments.keys() - known.keys())
+    if known and unknown:
+        raise Invalid(f"{request.action} does not take {', '.join(unknown)}", hint=f"it takes: {', '.join(known)}")
     if request.action == SAMPLE:
         aer.read_sampling(request.arguments, request.shots_max)
     elif request.action == OPTIMIZE:

@@ -63,7 +63,7 @@ def call_many(request: dict[str, Any]) -> dict[str, Any]:
                 answer = _settled(answer)
                 blobs.append(encode(shape(answer)))
             else:
-                blobs.append(encode({"value": answer}))
+                blobs.append(encode({"value": answer, "spawn": ()}))
         except (Exception, SystemExit) as error:  # noqa: BLE001 - the border: each error goes to its own task
             failed.append(len(blobs))
             blobs.append(encode(_explain(error, request["calls"][which], args, kwargs)))
@@ -81,8 +81,8 @@ def shape(answer: Any) -> dict[str, Any]:
             "spawn": list(answer.spawn),
         }
     if type(answer) is dict and not _EXTRAS.isdisjoint(answer) and _PARTS.issuperset(answer):
-        return {"value": None, "artifacts": [], **answer}
-    return {"value": answer}
+        return {"value": None, "artifacts": [], "spawn": (), **answer}
+    return {"value": answer, "spawn": ()}  # said aloud, so that the kernel need not look inside to know
 
 
 def run_program(request: dict[str, Any]) -> dict[str, Any]:

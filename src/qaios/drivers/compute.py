@@ -163,7 +163,8 @@ class Compute:
             raise Refused(fault, hint="See `qai devices -o json` for the arguments of each action.")
         self._admit(attempt)
         body = self._call if action == CALL.name else self._run
-        return await self._once.run(attempt.key, lambda: body(arguments, attempt))
+        killings = self._pool.killings  # a halt from here on concerns this attempt, whether or not it has a worker
+        return await self._once.run(attempt.key, lambda: body(arguments, attempt, killings))
 
     def _named(self, action: str, arguments: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
         """A named function is a `compute.call` of it with the task's arguments as keywords."""
@@ -178,7 +179,7 @@ class Compute:
             raise Refused(f"kernel epoch {attempt.epoch} is over, {self._epoch} has begun")
         self._epoch = attempt.epoch
 
-    async def _call(self, arguments: Mapping[str, Any], attempt: Attempt) -> Result:
+    async def _call(self, arguments: Mapping[str, Any], attempt: Attempt, killings: int) -> Result:
         name = arguments["call"]
         request = {
             "call": name,
@@ -186,12 +187,12 @@ class Compute:
             "kwargs": dict(arguments.get("kwargs", {})),
         }
         answer = await self._work(
-            "qaios.drivers.calls:call", request, arguments, name, lambda chunk: attempt.emit(_mapping(chunk))
+            "qaios.drivers.calls:call", request, arguments, name, killings, lambda chunk: attempt.emit(_mapping(chunk))
         )
         self._durations.saw(CALL.name, name, answer.pop("duration_s"), 1)
         return await _result(answer, attempt.artifacts)
 
-    async def _run(self, arguments: Mapping[str, Any], attempt: Attempt) -> Result:
+    async def _run(self, arguments: Mapping[str, Any], attempt: Attempt, killings: int) -> Result:
         command = list(arguments["command"])
         request = {
             "command": command,
@@ -205,7 +206,7 @@ class Compute:
         await self._note(self._ledger.began, attempt.key)
         began_s = asyncio.get_running_loop().time()
         try:
-            answer = await self._work("qaios.drivers.calls:run_program", request, arguments, command[0], None)
+            answer = await self._work("qaios.drivers.calls:run_program", request, arguments, command[0], killings)
             if answer["exit_code"] != 0 and arguments.get("check", True):
                 raise _failed(command[0], answer)
         except QaiError as error:
@@ -223,13 +224,15 @@ class Compute:
             raise DeviceFault(f"{self._spec.name} cannot keep its ledger: {error}", retryable=False) from error
 
     async def _work(
-        self, function: str, request: Any, arguments: Mapping[str, Any], name: str, on_chunk: Any
+        self, function: str, request: Any, arguments: Mapping[str, Any], name: str, killings: int, on_chunk: Any = None
     ) -> dict[str, Any]:
         """One call of `drivers.calls` in a worker; its death, a halt and the time limit become what they are."""
         limit_s = arguments.get("timeout_s")
-        killings = self._pool.killings
         try:
             async with self._pool.borrow(self._folders(arguments)) as worker, asyncio.timeout(limit_s):
+                await worker.start()
+                if self._pool.killings != killings:  # halted before there was a child to kill
+                    raise ChildDied(f"{worker.name} was not given {name}")
                 answer: dict[str, Any] = await worker.call(function, request, on_chunk)
                 return answer
         except TimeoutError:
@@ -237,7 +240,7 @@ class Compute:
         except Invalid as error:
             raise Refused(f"{name}: {error}", hint=error.hint) from error
         except DeviceFault as error:
-            if isinstance(error, ChildDied) and self._pool.killings != killings:
+            if self._pool.killings != killings:
                 raise DeviceFault(f"{self._spec.name} was halted while running {name}") from error
             raise
 
@@ -249,6 +252,7 @@ class Compute:
         if batch.shape.action != CALL.name:
             raise Refused(f"{self._spec.name} does not take {batch.shape.action} in batches")
         self._admit(attempt)
+        killings = self._pool.killings
         columns = batch.arguments or (batch.shape.form,) * len(batch.ids)
         failed = np.zeros(len(columns), np.bool_)
         blobs: list[bytes] = [b""] * len(columns)
@@ -261,7 +265,7 @@ class Compute:
                 alone = index if "timeout_s" in arguments else -1  # a limit is for one call, not for its neighbours
                 groups.setdefault((_folders_of(arguments) or common, alone), []).append(index)
         for indices in groups.values():
-            await self._call_many(columns, indices, attempt, failed, blobs)
+            await self._call_many(columns, indices, attempt, killings, failed, blobs)
         return BatchOutcome(failed, tuple(blobs))
 
     async def _call_many(
@@ -269,11 +273,11 @@ class Compute:
         columns: Sequence[Mapping[str, Any]],
         indices: list[int],
         attempt: Attempt,
+        killings: int,
         failed: Any,
         blobs: list[bytes],
     ) -> None:
         """Fill `failed` and `blobs` at these indices."""
-        killings = self._pool.killings
         calls: dict[str, int] = {}
         request = {
             "which": [calls.setdefault(columns[index]["call"], len(calls)) for index in indices],
@@ -283,7 +287,7 @@ class Compute:
         }
         name = next(iter(calls))
         try:
-            answer = await self._work("qaios.drivers.calls:call_many", request, columns[indices[0]], name, None)
+            answer = await self._work("qaios.drivers.calls:call_many", request, columns[indices[0]], name, killings)
         except (DeviceFault, Refused) as error:
             if self._pool.killings != killings:
                 raise
@@ -292,7 +296,7 @@ class Compute:
             elif isinstance(error, ChildDied | Refused):
                 # One of them took the worker down, or cannot travel. They may run again, so each half tries alone.
                 for half in (indices[: len(indices) // 2], indices[len(indices) // 2 :]):
-                    await self._call_many(columns, half, attempt, failed, blobs)
+                    await self._call_many(columns, half, attempt, killings, failed, blobs)
             else:
                 raise
             return

@@ -1,6 +1,6 @@
 """The hub as a device: what the node uploads, sealed so that only the hub can read it, with a receipt to show for it.
 
-    hub.upload   {name: 'air.json', content: {…}, artifacts: [...], goal: '…', notes: '…'}      at most once
+    hub.upload   {content: {…}, artifacts: [...], name: 'air.json', goal: '…', notes: '…'}      at most once
 
 From the arguments becomes a `Report`: always the same bytes for the same task. It is stored as an artifact of this
 node, sealed for the hub (HPKE X-Wing), signed (ML-DSA-65) and sent under the attempt's key; the result is the hub's
@@ -61,13 +61,12 @@ UPLOAD = ActionSpec(
     "Upload a report to the hub, sealed and signed.",
     effect=Effect.EFFECTFUL,
     parameters={
-        "name": "what the report is called",
+        "name": "what the report is called; the task's name when left out",
         "content": "plain data to upload",
         "artifacts": "artifacts to upload with it: one, or a list, as results hold them",
         "goal": "what it is for, a sentence",
         "notes": "anything a reader should know, text",
     },
-    required=("name",),
 )
 
 SETTLE_S = 10.0  # how long the hub is given to finish what it was just receiving, in real time
@@ -240,7 +239,7 @@ class HubDevice:
         except QaiError as error:
             return OutcomeUnknown(
                 f"the upload broke off ({why}) and the hub cannot be asked whether it has it: {error}",
-                hint="When the hub is back, `qai mission resume` asks it again.",
+                hint="When the hub is back it can be asked again; the same key is never stored twice.",
             )
         if isinstance(answer, Receipt):
             return answer
@@ -301,9 +300,7 @@ def _fault(action: str, arguments: Mapping[str, Any]) -> str:
         return f"the hub does not offer {action!r}, only {UPLOAD.name}"
     if unknown := sorted(set(arguments) - set(UPLOAD.parameters)):
         return f"{UPLOAD.name} has no argument {unknown[0]!r}"
-    if not isinstance(arguments.get("name"), str) or not arguments["name"]:
-        return f"{UPLOAD.name} needs `name`, the name of the report"
-    for text in ("goal", "notes"):
+    for text in ("name", "goal", "notes"):
         if not isinstance(arguments.get(text, ""), str):
             return f"`{text}` of {UPLOAD.name} is text, not {type(arguments[text]).__name__}"
     if arguments.get("content") is None and not arguments.get("artifacts"):
@@ -335,7 +332,7 @@ def _packed(task: Task, artifacts: Artifacts) -> bytes:
     arguments = task.arguments
     try:
         report = Report(
-            name=arguments["name"],
+            name=arguments.get("name") or task.name,
             mission=task.mission,
             task=task.name,
             goal=arguments.get("goal", ""),

@@ -82,6 +82,7 @@ class Worker:
         self._pipe: _Pipe | None = None
         self._turn = asyncio.Lock()
         self._calling = False
+        self._kills = 0
 
     @property
     def pid(self) -> int | None:
@@ -129,9 +130,12 @@ class Worker:
             request = frame(["call", function, argument])
         except TypeError as error:
             raise errors.Invalid(f"{function} was given what cannot travel: {error}", hint=_PLAIN) from error
+        kills = self._kills
         async with self._turn:
             await self._ensure_started()
             assert self._pipe is not None
+            if self._kills != kills:
+                raise ChildDied(f"worker {self.name} was killed before it was given {function}")
             self._calling = True
             try:
                 self._pipe.send(request)
@@ -146,7 +150,8 @@ class Worker:
                 self._calling = False
 
     def kill(self) -> None:
-        """Kill the child and all it started, now, without waiting. A call in progress raises `DeviceFault`."""
+        """Kill the child and all it started, now, without waiting. Calls in progress or in line raise `ChildDied`."""
+        self._kills += 1
         if self._pipe is not None:
             self._pipe.kill()
 

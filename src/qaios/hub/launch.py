@@ -56,19 +56,22 @@ def attach(home: Path) -> HubAddress | None:
     return address if shown and shown.fingerprint == address.fingerprint else None
 
 
-def stop(home: Path, *, timeout_s: float = STOP_TIMEOUT_S) -> bool:
-    """End the hub of this home, after the requests it is at. False when none runs.
+def stop(hub: Path | HubAddress, *, timeout_s: float = STOP_TIMEOUT_S) -> bool:
+    """End a hub after the requests it is at: the one of this home, or this very one. False when it does not run.
 
     Raises `Conflict` when it has not ended in time.
     """
-    address = attach(home)
+    address = attach(hub) if isinstance(hub, Path) else hub
     if address is None:
         return False
     try:
-        watch = os.pidfd_open(address.pid)  # Names this very process, whatever becomes of the number.
+        watch = os.pidfd_open(address.pid)  # Names one process, whatever becomes of the number.
     except ProcessLookupError:
         return False
     try:
+        ended = bool(select.select([watch], [], [], 0.0)[0])
+        if ended or started_s(address.pid) != address.started_s:
+            return False
         signal.pidfd_send_signal(watch, signal.SIGTERM)
         if not select.select([watch], [], [], timeout_s)[0]:
             raise Conflict(f"the hub (process {address.pid}) has not ended in {timeout_s:g} s", hint="Kill it.")

@@ -294,7 +294,8 @@ class Fleet:
 
     @staticmethod
     def _unusable(berth: Berthed) -> str:
-        return "" if berth.usable else f"is {berth.state}" + (f": {berth.reason}" if berth.reason else "")
+        why = f": {berth.reason}" if berth.reason and berth.reason != berth.state else ""
+        return "" if berth.usable else f"is {berth.state}{why}"
 
     # ── estimates ────────────────────────────────────────────────────────────
 

@@ -204,6 +204,8 @@ class Kernel:
     def _crashed(self, error: BaseException) -> None:
         self._broken = self._broken or error
         self._wake.set()
+        for ended in self._ended.values():
+            ended.set()  # who waits for an end learns that it will not come from this kernel
 
     def _aside(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Work that must not hold up the loop; its failure is the kernel's."""
@@ -275,9 +277,9 @@ class Kernel:
         self._ended[mission].set()
 
     async def ended(self, mission: str) -> None:
-        """Return when no task of the mission can go on."""
+        """Return when no task of the mission can go on. Raises `JournalBroken` when the kernel stops before."""
         record = self.machine.record(mission)
-        while not record.told:
+        while not record.told and self._broken is None:
             self._ended[mission].clear()
             await self._ended[mission].wait()
         await self._durable()

@@ -117,16 +117,22 @@ class Placing:
 
     def note(self, waiting: Mapping[int, int], decisions: Sequence[Decision]) -> None:
         """Remember, in words, what stands between ready tasks and their devices: once per decision, not per task."""
-        words: dict[int, tuple[str, ...]] = {}
-        joined: dict[tuple[tuple[str, ...], int], tuple[str, ...]] = {}
-        for task, decision in waiting.items():
-            self.waiting[task] = decisions[decision]
-            if decision not in words:
-                words[decision] = self._stands_between(decisions[decision])
-            before = self._waited.get(task, ())
-            if (both := joined.get((before, decision))) is None:
-                both = joined[before, decision] = tuple(dict.fromkeys((*before, *words[decision])))[:_WAITED_MAX]
-            self._waited[task] = both
+        ids = np.fromiter(waiting.keys(), np.int64, len(waiting))
+        column = np.fromiter(waiting.values(), np.int64, len(waiting))
+        for number in np.unique(column).tolist():
+            tasks = ids[column == number].tolist()
+            words = self._stands_between(decisions[number])
+            self.waiting.update(dict.fromkeys(tasks, decisions[number]))
+            befores = list(map(self._waited.get, tasks))
+            # Most of a long queue has waited for the same things since the same cycle: they share one tuple.
+            for before in {id(one): one for one in befores}.values():
+                both = tuple(dict.fromkeys((*(before or ()), *words)))[:_WAITED_MAX]
+                same = (
+                    tasks
+                    if befores.count(before) == len(tasks)
+                    else [task for task, one in zip(tasks, befores, strict=True) if one is before]
+                )
+                self._waited.update(dict.fromkeys(same, both if both != before else before))
 
     def _stands_between(self, decision: Decision) -> tuple[str, ...]:
         words = []

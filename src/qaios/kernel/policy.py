@@ -39,8 +39,12 @@ class Greedy:
     def place(self, ready: Ready, fleet: Sequence[Berth], estimates: Estimates, now_s: float) -> Placements:
         """Pure. Shapes: all columns of `ready` have equal length; `estimates(device, shape index)`."""
         desk = _Desk(self, ready, fleet, estimates, now_s)
-        for row in self._order(ready, now_s):
-            desk.consider(int(row))
+        order = self._order(ready, now_s)
+        for position, row in enumerate(order):
+            if desk.exhausted:
+                desk.hold_up(order[position:])
+                break
+            desk.consider(row)
         return Placements(desk.placed, desk.decisions, desk.waiting, desk.impossible)
 
     def _order(self, ready: Ready, now_s: float) -> Sequence[int]:
@@ -64,6 +68,7 @@ class _Slot:
 
     berth: Berth
     free: int
+    wait_s: float  # until it can take something again, with what it was given in this cycle
     slices: dict[int, int] = field(default_factory=dict)  # shape -> places left in its open slice
 
 
@@ -83,10 +88,11 @@ class _Desk:
     slots: dict[str, _Slot] = field(default_factory=dict)
     family: dict[str, int] = field(default_factory=dict)  # parent -> attempts it and those carved out of it can take
     full: set[int] = field(default_factory=set)  # decisions whose every candidate is full: nothing frees in a cycle
+    exhausted: bool = False  # no device can take anything more in this cycle
     _known: dict[tuple[int, frozenset[str], str], tuple[int, bool]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.slots = {berth.spec.name: _Slot(berth, berth.free) for berth in self.fleet}
+        self.slots = {berth.spec.name: _Slot(berth, berth.free, berth.wait_s) for berth in self.fleet}
         for berth in self.fleet:
             if berth.spec.parent:
                 self.family[berth.spec.parent] = max(self.family.get(berth.spec.parent, 0), berth.free)
@@ -108,7 +114,22 @@ class _Desk:
                 self.placed.append(Placement(task, device, decision))
                 return
             self.full.add(decision)
+            self.exhausted = not any(slot.free > 0 or any(slot.slices.values()) for slot in self.slots.values())
         self.waiting[task] = decision
+
+    def hold_up(self, rows: Sequence[int]) -> None:
+        """The rest of the queue when nothing is free: its reasons, found per shape and not per task."""
+        ids = np.asarray(self.ready.ids, np.int64)[rows]
+        shapes = np.asarray(self.ready.shapes, np.int64)[rows]
+        if self.ready.excluded or self.ready.pinned:
+            special = np.isin(ids, [*self.ready.excluded, *self.ready.pinned])
+            for row in np.asarray(rows)[special].tolist():
+                self.consider(row)
+            ids, shapes = ids[~special], shapes[~special]
+        for shape in np.unique(shapes).tolist():
+            decision, possible = self._decide(shape, frozenset(), "")
+            answer = self.waiting if possible else self.impossible
+            answer.update(dict.fromkeys(ids[shapes == shape].tolist(), decision))
 
     def _choose(self, candidates: Sequence[Candidate], shape: int) -> str:
         """The best device that is free, unless a better one is worth the wait; "" to wait."""
@@ -118,7 +139,7 @@ class _Desk:
                 return ""
             if self._take(candidate.device, shape):
                 return candidate.device
-            wait_s = self.slots[candidate.device].berth.wait_s
+            wait_s = self.slots[candidate.device].wait_s
             worth_waiting = max(worth_waiting, candidate.score - self.policy.slowness_per_s * wait_s)
         return ""
 
@@ -170,8 +191,13 @@ class _Desk:
         if slot.free <= 0 or self.family.get(parent, 1) <= 0:
             return False
         slot.free -= 1
+        duration_s = self.estimates(device, shape).duration_s
+        kin = [slot]
         if parent in self.family:
             self.family[parent] -= 1
+            kin = [one for one in self.slots.values() if parent in (one.berth.spec.name, one.berth.spec.parent)]
+        for one in kin:
+            one.wait_s = min(one.wait_s, duration_s) if one.wait_s else duration_s
         if self._batched(slot.berth, shape):
             work_s = max(self.estimates(device, shape).duration_s, 1e-9)
             size = int(min(self.policy.slice_tasks_max, max(1, self.policy.slice_s / work_s)))

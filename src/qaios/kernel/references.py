@@ -2,8 +2,7 @@
 
 An argument that is exactly "${task}" becomes the whole value of that task; "${task.a.b}" a part of it;
 "${task.*.a}" the list of that part over every task that `task` spawned, repairs included, in name order, those
-that ended without a result left out; "${task.*}" the list of whole values, where a task that was lost and repaired
-stands as {"chunks": what it had emitted}. A reference inside a longer text is replaced by its text.
+that ended without a result left out. A reference inside a longer text is replaced by its text.
 The kernel resolves just before an attempt; the mission checker uses `references` to see what a task must need.
 """
 
@@ -53,12 +52,8 @@ def resolve(arguments: Any, lookup: Lookup, spawned: Spawned) -> Any:
 def _value(match: re.Match[str], lookup: Lookup, spawned: Spawned) -> Any:
     name, path = match.group(1), [part for part in match.group(2).split(".") if part]
     if path and path[0] == "*":
-        return [_part(value, path[1:], match.group(0)) for value in spawned(name) if len(path) == 1 or not _lost(value)]
+        return [_part(value, path[1:], match.group(0)) for value in spawned(name)]
     return _part(lookup(name), path, match.group(0))
-
-
-def _lost(value: Any) -> bool:
-    return isinstance(value, Mapping) and set(value) == {"chunks"}
 
 
 def _part(value: Any, path: Sequence[str], text: str) -> Any:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import msgspec
 import numpy as np
 
 from qaios.core.errors import DeviceFault
@@ -82,18 +81,12 @@ class Tasks:
                 )
             return value(other)
 
-        def part(other: int) -> Any:
-            # A task that was lost on the way still brought back what it emitted.
-            if machine.state[other] == TaskState.REPAIRED:
-                return {"chunks": [msgspec.msgpack.decode(chunk) for chunk in machine.chunks.get(other, ())]}
-            return value(other)
-
         def spawned(name: str) -> Sequence[Any]:
             below, found = [known(name)], []
             while below:
                 below = [child for parent in below for child in machine.children.get(parent, ())]
-                found += [child for child in below if machine.state[child] in (TaskState.DONE, TaskState.REPAIRED)]
-            return [part(child) for child in sorted(found, key=machine.name)]
+                found += [child for child in below if machine.state[child] == TaskState.DONE]
+            return [value(child) for child in sorted(found, key=machine.name)]
 
         resolved: Mapping[str, Any] = resolve(written, lookup, spawned)
         return resolved

@@ -15,7 +15,7 @@ from qaios.learning.network import Array
 from qaios.learning.samples import Samples, thinned
 
 LIKELIHOOD_SAMPLES_MAX = 400  # the likelihood is searched on this many, evenly spread; the answer uses all
-SAMPLES_MAX = 2500  # above it kriging thins the stream evenly, for its cost grows with the cube
+SAMPLES_MAX = 1600  # above it kriging thins the stream evenly, for its cost grows with the cube
 
 
 def linear(samples: Samples, places_m: Array) -> Array:

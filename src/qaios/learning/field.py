@@ -23,7 +23,7 @@ from qaios.learning.samples import Samples, thinned
 
 BELLS_MAX = 120
 EVALUATIONS_MAX = 120
-SHAPE_SAMPLES_MAX = 1200  # the shape is sought on this many samples, evenly spread; the weights use all
+SHAPE_SAMPLES_MAX = 900  # the shape is sought on this many samples, evenly spread; the weights use all
 NEWTON_STEPS_MAX = 8
 EXPONENT_MAX = 12.0
 JITTER = 1e-6

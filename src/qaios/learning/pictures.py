@@ -46,7 +46,7 @@ def mission_picture(
     flown: Sequence[str] = (),
     obstacles: Sequence[Any] = (),
     no_fly: Sequence[Any] = (),
-    lost: Mapping[str, Any] | None = None,
+    lost: Sequence[Mapping[str, Any]] = (),
     sources: Sequence[Mapping[str, Any]] = (),
     wind_mps: Sequence[float] | None = None,
     title: str = "Air survey",
@@ -59,8 +59,8 @@ def mission_picture(
 
     All places are metres east and north. `area`, `obstacles`, `no_fly`: rings [[east, north], …], or mappings with
     one of `ring`, `polygon`, `corners`, `area_m`. `tracks`: vehicle -> [[east, north, …], …] in order of time (rows of
-    six numbers, as samples are, are taken as t, east, north). `plume`: the `map` of `ai.map`. `swaths`: {id, from:
-    [e, n], to: [e, n]} or {id, line: [[e, n], …]}; `flown`: ids. `lost`: {vehicle, east_m, north_m, at_s}. `sources`:
+    six numbers, as samples are, are taken as t, east, north). `plume`: the `map` of `ai.map`. `swaths`: {id, start:
+    [e, n], end: [e, n]} or {id, line: [[e, n], …]}; `flown`: ids. `lost`: [{vehicle, east_m, north_m, after_s}]. `sources`:
     [{east_m, north_m}], the truth of a simulated world. `metrics`: name with unit last -> number, written at the
     right. Raises `Invalid`.
     """
@@ -191,7 +191,7 @@ def _draw_swaths(axes: Any, swaths: Sequence[Mapping[str, Any]], flown: set[str]
     """Flown: a broad pale band under the track. Not flown: dashed red."""
     said: set[bool] = set()
     for swath in swaths:
-        line = np.asarray(swath.get("line") or [swath.get("from"), swath.get("to")], dtype=np.float64)
+        line = np.asarray(swath.get("line") or [swath.get("start"), swath.get("end")], dtype=np.float64)
         done = str(swath.get("id")) in flown
         label = "" if done in said else ("swath, flown" if done else "swath, not flown")
         said.add(done)
@@ -217,21 +217,25 @@ def _draw_tracks(axes: Any, tracks: Any) -> None:
         axes.plot(*path[0], marker="o", markersize=6.5, color=colour, markeredgecolor=PAPER, zorder=8)
 
 
-def _draw_marks(axes: Any, sources: Sequence[Mapping[str, Any]], lost: Mapping[str, Any] | None) -> None:
-    """Sources, and where a drone was lost, its name written towards the middle of the picture."""
+def _draw_marks(axes: Any, sources: Sequence[Mapping[str, Any]], lost: Sequence[Mapping[str, Any]]) -> None:
+    """Sources, and where drones were lost."""
     for number, source in enumerate(sources):
         axes.plot(
             float(source["east_m"]), float(source["north_m"]), marker="*", markersize=15, color="#F0E442",
             markeredgecolor=INK, markeredgewidth=0.9, linestyle="", zorder=9, label="" if number else "source (truth)",
         )  # fmt: skip
-    if lost is None:
-        return
+    for number, vehicle in enumerate(lost):
+        _draw_lost(axes, vehicle, first=number == 0)
+
+
+def _draw_lost(axes: Any, lost: Mapping[str, Any], *, first: bool) -> None:
+    """A cross, and the vehicle's name written towards the middle of the picture."""
     east, north = float(lost["east_m"]), float(lost["north_m"])
     axes.plot(
         east, north, marker="X", markersize=13, color=DANGER, markeredgecolor=PAPER, markeredgewidth=1.5,
-        linestyle="", zorder=10, label="drone lost",
+        linestyle="", zorder=10, label="drone lost" if first else "",
     )  # fmt: skip
-    when = f" at {float(lost['at_s']):.0f} s" if lost.get("at_s") is not None else ""
+    when = f" after {float(lost['after_s']):.0f} s" if lost.get("after_s") is not None else ""
     left = east < float(np.mean(axes.get_xlim()))
     box = {"boxstyle": "round,pad=0.3", "facecolor": PAPER, "edgecolor": DANGER, "linewidth": 0.8, "alpha": 0.94}
     axes.annotate(

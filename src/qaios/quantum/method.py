@@ -21,7 +21,7 @@ from qaios.quantum.estimate import Idle, Kind, Operation
 
 _DENSITY_STEP_S, _DENSITY_AMPLITUDE_S = 40e-6, 4e-9
 _VECTOR_STEP_S, _VECTOR_AMPLITUDE_S = 2.5e-6, 4.3e-9
-_MPS_STEP_S, _MPS_BOND_S = 60e-6, 50e-9
+_MPS_STEP_S, _MPS_BOND_S = 20e-6, 150e-9
 _FIXED_S = 0.02  # model, assembly and reading back
 
 
@@ -77,11 +77,11 @@ def predict(
     # Every gate is followed by its error channel, and every wait is a channel.
     steps = 2 * sum(1 for step in operations if step.kind is Kind.GATE and step.error > 0.0)
     steps += sum(1 for step in operations if step.kind is not Kind.BARRIER) + len(idles)
-    bond = _bond(operations, {qubit: index for index, qubit in enumerate(qubits)})
+    bond, work = _bonds(operations, {qubit: index for index, qubit in enumerate(qubits)})
     passes = 1 if final_measurements else shots
     density_s = passes * steps * (_DENSITY_STEP_S + _DENSITY_AMPLITUDE_S * 4.0**width)
     vector_s = shots * steps * (_VECTOR_STEP_S + _VECTOR_AMPLITUDE_S * 2.0**width)
-    mps_s = shots * steps * (_MPS_STEP_S + _MPS_BOND_S * float(bond) ** 3)
+    mps_s = shots * (steps * _MPS_STEP_S + work * _MPS_BOND_S)
     return (
         Choice("density_matrix", _FIXED_S + density_s, (1 << 20) + 40 * 4**width),
         Choice("statevector", _FIXED_S + vector_s, (1 << 20) + 40 * 2**width),
@@ -89,17 +89,22 @@ def predict(
     )
 
 
-def _bond(operations: Sequence[Operation], position: dict[int, int]) -> int:
-    """An upper bound of the bond dimension: an entangling gate at most doubles it at every cut it crosses."""
+def _bonds(operations: Sequence[Operation], position: dict[int, int]) -> tuple[int, float]:
+    """Bounds for matrix-product states: the largest bond dimension, and the sum of its cubes over all gates.
+
+    An entangling gate at most doubles the bond at every cut it crosses, and a cut never needs more than its
+    smaller side; splitting a pair of sites costs the cube of the bond between them.
+    """
     width = len(position)
-    crossings = [0] * max(width - 1, 1)
+    exponents = [0] * max(width - 1, 1)
+    work = 0.0
     for step in operations:
         if step.kind is Kind.GATE and len(step.qubits) == 2:
             first, second = sorted(position[qubit] for qubit in step.qubits)
             for cut in range(first, second):
-                crossings[cut] += 1
-    exponents = [min(cut + 1, width - cut - 1, count) for cut, count in enumerate(crossings)]
-    return int(2 ** min(max(exponents, default=0), 40))
+                exponents[cut] = min(exponents[cut] + 1, cut + 1, width - cut - 1, 40)
+                work += 8.0 ** exponents[cut]
+    return int(2 ** max(exponents, default=0)), work
 
 
 def _time(time_s: float) -> str:

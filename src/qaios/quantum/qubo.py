@@ -81,7 +81,7 @@ class SectorSplit:
     parts: int
     balance: float
 
-    def cost(self, parting: Sequence[int]) -> float:
+    def cost(self, parting: Sequence[int] | NDArray[Any]) -> float:
         return float(self.costs_of(np.asarray([parting]))[0])
 
     def costs_of(self, partings: NDArray[Any]) -> NDArray[np.float64]:

@@ -3,7 +3,7 @@
 In goes a `Qubo` or a `SectorSplit` and a function that samples a QAOA circuit somewhere; out comes the answer as
 plain data: the best assignment among the samples, how good the samples were on average, what guessing would have
 given, and the exact optimum, always. A two-part split is one circuit; a four-part split is three, each half
-being split again.
+being split again, and `halving_cost` says what that way of splitting reaches when each step is solved exactly.
 
 How to read the figures: `cost` is the best of `shots` samples, and with few variables the best of as many random
 guesses is just as good. `sample_mean` against `random_mean`, and `success_probability` against
@@ -49,12 +49,26 @@ def solve(problem: Qubo | SectorSplit, layers: int, sampler: Sampler) -> dict[st
 
 def exact_halvings(problem: SectorSplit) -> list[Qubo]:
     """The circuits' problems if every halving were solved exactly: what an estimate is made from."""
-    everyone = range(len(problem.cells))
+    everyone = list(range(len(problem.cells)))
     first = problem.halving(everyone)
     if problem.parts == 2:
         return [first]
     sides = _sides(everyone, (0, *minimum(first)[1]))
     return [first, *(problem.halving(side) for side in sides if len(side) > 1)]
+
+
+def exact_halving_cost(problem: SectorSplit) -> float:
+    """The cost when every halving is solved exactly: what halving and halving again comes to."""
+    parting = np.zeros(len(problem.cells), dtype=np.int8)
+    everyone = list(range(len(problem.cells)))
+    first = np.array([0, *minimum(problem.halving(everyone))[1]], dtype=np.int8)
+    if problem.parts == 2:
+        return problem.cost(first)
+    for number, side in enumerate(_sides(everyone, first)):
+        parting[side] = 2 * number
+        if len(side) > 1:
+            parting[side] += np.array([0, *minimum(problem.halving(side))[1]], dtype=np.int8)
+    return problem.cost(parting)
 
 
 def _solve_split(problem: SectorSplit, layers: int, sampler: Sampler) -> dict[str, Any]:
@@ -86,6 +100,7 @@ def _solve_split(problem: SectorSplit, layers: int, sampler: Sampler) -> dict[st
         **describe(problem, [int(part) for part in chosen]),
         "cost": float(costs.min()),
         **optimum,
+        "halving_cost": exact_halving_cost(problem),
         "sample_mean": float(costs.mean()),
         "random_mean": float(everything.mean()),
         "success_probability": reached * float(np.mean(costs <= optimum["optimal_cost"] + _SAME)),
@@ -126,7 +141,7 @@ def _columns(samples: NDArray[np.int64], variables: int) -> NDArray[np.int8]:
     return np.concatenate([np.zeros((len(samples), 1), dtype=np.int64), bits], axis=1).astype(np.int8)
 
 
-def _sides(members: Sequence[int], bits: Sequence[int]) -> tuple[list[int], list[int]]:
+def _sides(members: Sequence[int], bits: Sequence[int] | NDArray[np.int8]) -> tuple[list[int], list[int]]:
     zero = [cell for cell, bit in zip(members, bits, strict=True) if bit == 0]
     one = [cell for cell, bit in zip(members, bits, strict=True) if bit == 1]
     return zero, one

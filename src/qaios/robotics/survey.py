@@ -144,30 +144,68 @@ def salvage(flight: Mapping[str, Any]) -> dict[str, Any]:
     return dict(flight)
 
 
-def collect(surveys: Sequence[Any], plan: Mapping[str, Any]) -> dict[str, Any]:
-    """All flights as one: samples in order of time, swaths flown and missing, worst battery, and the metrics of it.
+def collect(surveys: Sequence[Mapping[str, Any]], plan: Mapping[str, Any]) -> dict[str, Any]:
+    """All flights as one: samples in order of time, tracks by vehicle, swaths flown and missing, worst battery.
 
-    `surveys`: the results of every `drone.survey`, repairs and what was salvaged of lost ones included (`${fly.*}`).
+    `surveys`: the results of every `drone.survey`, repairs included (`${fly.*}`), and what was salvaged of those that
+    were lost on the way; `lost` says where each such vehicle was last heard of.
     """
-    flights = [flight for flight in surveys if isinstance(flight, Mapping)]
-    samples = sorted({tuple(row) for flight in flights for row in flight.get("samples", ())})
-    flown = sorted({str(swath) for flight in flights for swath in flight.get("flown", ())})
+    tracks: dict[str, set[tuple[float, ...]]] = {}
+    for flight in surveys:
+        tracks.setdefault(str(flight.get("device", "")), set()).update(tuple(row) for row in flight.get("samples", ()))
+    flown = sorted({str(swath) for flight in surveys for swath in flight.get("flown", ())})
     planned = [str(swath["id"]) for swath in plan["swaths"]]
-    batteries = [flight["min_battery_fraction"] for flight in flights if "min_battery_fraction" in flight]
-    metrics = {
-        "swaths_planned": len(planned),
-        "swaths_flown": len(flown),
-        "min_battery_fraction": min(batteries, default=None),
-        "distance_m": round(sum(flight.get("distance_m", 0.0) for flight in flights), 1),
-        "samples": len(samples),
-    }
+    ended = [flight for flight in surveys if not flight.get("salvaged")]
+    began_s = min((row[0] for rows in tracks.values() for row in rows), default=0.0)
     return {
-        "samples": [list(row) for row in samples],
+        "samples": [list(row) for row in sorted(set[tuple[float, ...]]().union(*tracks.values()))],
+        "tracks": {
+            vehicle: [[east_m, north_m] for _, east_m, north_m, *_ in sorted(rows)]
+            for vehicle, rows in tracks.items()
+            if rows
+        },
+        "lost": [_last_heard(flight, began_s) for flight in surveys if flight.get("salvaged") and flight["samples"]],
         "flown": flown,
         "missing": [swath for swath in planned if swath not in flown],
-        "lost": sorted(str(flight["device"]) for flight in flights if flight.get("salvaged")),
-        "metrics": metrics,
+        "swaths_planned": len(planned),
+        "swaths_flown": len(set(flown).intersection(planned)),
+        "min_battery_fraction": min((flight["min_battery_fraction"] for flight in ended), default=None),
+        "distance_m": round(sum(flight.get("distance_m", 0.0) for flight in ended), 1),
     }
+
+
+def _last_heard(salvaged: Mapping[str, Any], began_s: float) -> dict[str, Any]:
+    at_s, east_m, north_m, *_ = max(salvaged["samples"])
+    after_s = round(at_s - began_s, 3)
+    return {"vehicle": salvaged["device"], "at_s": at_s, "after_s": after_s, "east_m": east_m, "north_m": north_m}
+
+
+def figures(
+    collected: Mapping[str, Any],
+    plume: Mapping[str, Any],
+    sectors: Mapping[str, Any],
+    truth: Mapping[str, Any] | None = None,
+    drill: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The survey in a few numbers, units last; what only the simulated world knows is there when `truth` is."""
+    known = truth or {}
+    found = {
+        "swaths_planned": collected["swaths_planned"],
+        "swaths_flown": collected["swaths_flown"],
+        "min_separation_m": known.get("min_separation_m"),
+        "min_battery_fraction": known.get("min_battery_fraction", collected["min_battery_fraction"]),
+        "plume_error": plume["plume_error"],
+        "baseline_error": plume["baseline_error"],
+        "qaoa_cost": sectors["cost"],
+        "optimal_cost": sectors["optimal_cost"],
+        "distance_m": collected["distance_m"],
+        "samples": len(collected["samples"]),
+    }
+    if drill:
+        found |= {"killed_vehicle": drill["vehicle"], "killed_s": drill["killed_s"]}
+    if known:
+        found["contacts"] = sum(int(vehicle["contacts"]) for vehicle in known.get("vehicles", ()))
+    return found
 
 
 def solids(found: Any) -> list[list[list[float]]]:

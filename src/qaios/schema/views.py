@@ -8,11 +8,29 @@ mission format's documentation.
 
 from __future__ import annotations
 
-from typing import Any
+import base64
+import math
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
 
 _VIEW = ConfigDict(extra="forbid", ser_json_inf_nan="null")
+
+
+def _jsonable(value: Any) -> Any:
+    """What a task's author returned, in JSON's words: raw bytes become base64, what is not finite becomes null."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    if isinstance(value, dict):
+        return {str(key): _jsonable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_jsonable(item) for item in value]
+    return value
+
+
+Plain = Annotated[Any, PlainSerializer(_jsonable, when_used="json")]
 
 
 class CandidateView(BaseModel):
@@ -104,8 +122,8 @@ class TaskView(BaseModel):
     why: WhyView = Field(default_factory=WhyView)
     history: list[AttemptView] = []
     error: ErrorView | None = None
-    result: Any = None
-    provenance: dict[str, Any] = {}
+    result: Plain = None
+    provenance: dict[str, Plain] = {}
     spawned_by: str = ""  # the task that asked for this one at run time
     fallback_used: bool = False  # the named fallback action ran instead
 
@@ -204,7 +222,7 @@ class EventView(BaseModel):
     kind: str  # the event's type, such as TasksPlaced
     text: str  # in words
     mission: str = ""  # id, "" for events of the node
-    data: dict[str, Any] = {}
+    data: dict[str, Plain] = {}
 
 
 class MissionReport(BaseModel):
@@ -224,4 +242,4 @@ class MissionReport(BaseModel):
     reason: str = ""
     tasks: list[TaskView]
     artifacts: list[ArtifactView] = []
-    metrics: dict[str, Any] = {}
+    metrics: dict[str, Plain] = {}

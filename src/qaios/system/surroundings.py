@@ -106,4 +106,4 @@ class Surroundings:
         if self._world is not None:
             await asyncio.to_thread(world_launch.stop, self._settings.home)
         if self._hub is not None:
-            await asyncio.to_thread(hub_launch.stop, self._hub)
+            await asyncio.to_thread(hub_launch.stop, self._settings.home)

@@ -189,7 +189,7 @@ class DeviceKit(Kit):
     async def test_closing_leaves_nothing_behind(self) -> None:
         async with self.closed() as device:
             for first in (True, False):
-                before = _Footprint()
+                before = Footprint()
                 await self.open(device)
                 await self.do(device, self.task())
                 await self.close(device)
@@ -202,7 +202,7 @@ class DeviceKit(Kit):
         async with self.surroundings(site):
             device = self.unopenable(site)
             for first in (True, False):
-                before = _Footprint()
+                before = Footprint()
                 ending = await self.ending(device.__aenter__(), "opening")
                 assert isinstance(ending, DeviceFault), f"opening what is not there gave {ending!r}, not a DeviceFault"
                 self.check_status(device.status())
@@ -366,7 +366,7 @@ class DeviceKit(Kit):
     async def test_after_cancelling_nothing_of_it_runs_on(self) -> None:
         async with self.opened() as device:
             for first in (True, False):
-                before, attempt = _Footprint(), self.attempt()
+                before, attempt = Footprint(), self.attempt()
                 run = await self.begin(device, self.slow_task(), attempt)
                 run.cancel()
                 await self.ending(run, "a cancelled attempt")
@@ -605,20 +605,20 @@ class DeviceKit(Kit):
         if isinstance(recalled, Done):
             assert msgspec.to_builtins(recalled.result) == msgspec.to_builtins(result), "recall tells another result"
 
-    async def check_footprint(self, before: _Footprint) -> None:
+    async def check_footprint(self, before: Footprint) -> None:
         """What is there now and was not before has a while to go."""
         for _ in range(min(100, int(self.patience_s / 0.02))):
-            if not _Footprint().beyond(before):
+            if not Footprint().beyond(before):
                 break
             await asyncio.sleep(0.02)
-        left = _Footprint().beyond(before)
+        left = Footprint().beyond(before)
         assert not left, f"left behind: {left}"
 
 
 _numbers = itertools.count(1)
 
 
-class _Footprint:
+class Footprint:
     """What this process holds: asyncio tasks, open files and sockets, child processes."""
 
     def __init__(self) -> None:
@@ -626,7 +626,7 @@ class _Footprint:
         self.files = len(list(Path("/proc/self/fd").iterdir())) if Path("/proc/self/fd").is_dir() else 0
         self.children = {pid for path in Path("/proc/self/task").glob("*/children") for pid in _words(path)}
 
-    def beyond(self, before: _Footprint) -> str:
+    def beyond(self, before: Footprint) -> str:
         """In words, what is here and was not before; "" when nothing is."""
         tasks = [task.get_name() for task in self.tasks - before.tasks if not task.done()]
         parts = [f"task {name}" for name in tasks]

@@ -40,6 +40,10 @@ class DriverKit(Kit):
         """The entry points of the group `qaios.drivers`, name to "module:attribute"."""
         return {point.name: point.value for point in entry_points(group="qaios.drivers")}
 
+    def configured(self) -> Any:
+        """A configuration that has devices: as it stands, the one of all defaults."""
+        return self.driver.config()
+
     @probe
     def twin_case(self) -> tuple[Task, float]:
         """A task, and how many seconds the real device was measured to take for it."""
@@ -72,12 +76,12 @@ class DriverKit(Kit):
     @promise()
     async def test_its_devices_are_known_without_touching_them(self) -> None:
         tasks = asyncio.all_tasks()
-        devices = self.driver.devices(self.driver.config(), self.site())
+        devices = self.driver.devices(self.configured(), self.site())
         names = [device.spec.name for device in devices]
         assert names and len(set(names)) == len(names), f"devices need names of their own, not {names}"
         assert all(device.spec.driver == self.driver.name for device in devices), "`spec.driver` is the driver's name"
         assert asyncio.all_tasks() == tasks, "making a device starts nothing"
-        again = self.driver.devices(self.driver.config(), self.site())
+        again = self.driver.devices(self.configured(), self.site())
         assert [device.spec for device in again] == [device.spec for device in devices], "devices differ by chance"
 
     @promise()
@@ -95,7 +99,7 @@ class DriverKit(Kit):
         task, real_s = self.twin_case()
         assert self.driver.twin is not None, "there is no twin to test"
         clock = FakeClock()
-        config = self.driver.config()
+        config = self.configured()
         device = self.driver.twin(self.driver.devices(config, self.site())[0].spec.name, config)
         attempt = FakeAttempt(clock=clock)
         await device.__aenter__()

@@ -26,7 +26,8 @@ _DISK_N = math.sqrt(2.0 * AIR_DENSITY_KGPM3 * math.pi * ROTOR_RADIUS_M**2)
 
 def motor_power_w(thrust_n: NDArray[np.float64]) -> NDArray[np.float64]:
     """Electrical power of each motor, W, for its thrust, N; any shape."""
-    return np.maximum(thrust_n, 0.0) ** 1.5 / (_DISK_N * EFFICIENCY)
+    pushing = np.maximum(thrust_n, 0.0)
+    return pushing * np.sqrt(pushing) / (_DISK_N * EFFICIENCY)
 
 
 def hover_power_w() -> float:

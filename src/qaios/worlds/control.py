@@ -94,4 +94,5 @@ class Controller:
         torque = (wanted - rates) * self._rate_gain
         np.matmul(torque, self._mix, out=out)
         out += self._thrust
-        np.clip(out, 0.0, THRUST_MAX_N, out=out)
+        np.maximum(out, 0.0, out=out)
+        np.minimum(out, THRUST_MAX_N, out=out)

@@ -334,7 +334,8 @@ class Autopilot:
             return
         self.mission = MissionState.COMPLETE
         self._enter(FlightMode.HOLD)
-        self._stay()
+        if self.items[self.current].place_m is None:
+            self._stay()
         self._say(SEVERITY_INFO, "mission complete")
 
     def _begin_item(self) -> None:

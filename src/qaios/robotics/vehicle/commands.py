@@ -118,7 +118,7 @@ class Commands:
             case d.MAV_CMD_NAV_RETURN_TO_LAUNCH:
                 autopilot.rtl()
             case d.MAV_CMD_DO_SET_MODE:
-                return self._set_mode(int(p[1]), int(p[2]))
+                return self._set_mode(_whole(p[1]), _whole(p[2]))
             case d.MAV_CMD_DO_REPOSITION:
                 if order.place_m is None:
                     raise Invalid("reposition refused: no place given")
@@ -131,9 +131,9 @@ class Commands:
             case d.MAV_CMD_DO_CHANGE_SPEED:
                 autopilot.set_speed(p[1])
             case d.MAV_CMD_MISSION_START:
-                autopilot.start_mission(int(p[0]) if math.isfinite(p[0]) and p[0] > 0 else None)
+                autopilot.start_mission(_whole(p[0]) if p[0] > 0 else None)
             case d.MAV_CMD_DO_SET_MISSION_CURRENT:
-                autopilot.select(int(p[0]))
+                autopilot.select(_whole(p[0]))
             case d.MAV_CMD_DO_FLIGHTTERMINATION if p[0] > 0.5:
                 autopilot.disarm(force=True)
             case _:
@@ -150,7 +150,7 @@ class Commands:
         if asked is None:
             # Rates are fixed here; asking for the one that is streamed anyway is granted, so ground stations go on.
             return bool(order.command == d.MAV_CMD_SET_MESSAGE_INTERVAL)
-        return sense is not None and math.isfinite(asked) and telemetry.on_request(int(asked), sense, peer)
+        return sense is not None and telemetry.on_request(_whole(asked), sense, peer)
 
     def _set_mode(self, main: int, sub: int) -> bool | None:
         autopilot = self._autopilot
@@ -199,6 +199,13 @@ class Commands:
                 name.encode(), parameters[name], self._d.MAV_PARAM_TYPE_REAL32, len(parameters.names), index
             )
             self._endpoint.answer(value, peer)
+
+
+def _whole(value: float) -> int:
+    """A parameter that counts something. Raises `Invalid` for what is no number of anything."""
+    if not math.isfinite(value):
+        raise Invalid(f"{value} where a whole number belongs")
+    return int(value)
 
 
 def _name(param_id: str | bytes) -> str:

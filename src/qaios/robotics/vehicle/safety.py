@@ -24,6 +24,7 @@ from qaios.worlds.wire import Sense
 TILT_MAX_RAD = math.radians(70.0)
 TILT_PATIENCE_S = 1.0
 BRAKING_MPS2 = 2.5
+BRAKING_UP_MPS2 = 2.0
 REACTION_S = 0.4
 
 
@@ -98,8 +99,9 @@ class Watch:
         here = fence.breach(x, y, z)
         if here:
             return here
-        speed = math.hypot(vx, vy)
-        if speed < 0.5:
+        speed, climb = math.hypot(vx, vy), max(0.0, vz)
+        if max(speed, climb) < 0.5:
             return ""
         reach = REACTION_S + speed / (2.0 * BRAKING_MPS2)
-        return fence.breach(x + vx * reach, y + vy * reach, z + max(0.0, vz) * REACTION_S)
+        rise = REACTION_S + climb / (2.0 * BRAKING_UP_MPS2)
+        return fence.breach(x + vx * reach, y + vy * reach, z + climb * rise)

@@ -8,6 +8,7 @@ The whole is per plan type (mission, fence); one upload at a time, as PX4 has it
 
 from __future__ import annotations
 
+import math
 import zlib
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -211,7 +212,7 @@ class Transfer:
                 zones.append(Circle(place, message.param1, circles[message.command]))
                 i += 1
             elif message.command in vertices:
-                count = int(message.param1)
+                count = int(message.param1) if math.isfinite(message.param1) else 0
                 run = messages[i : i + count]
                 if count < 3 or len(run) < count or any(other.command != message.command for other in run):
                     raise Invalid(f"fence item {i}: a polygon of {count} vertices")

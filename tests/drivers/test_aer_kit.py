@@ -1,0 +1,46 @@
+"""The simulated machines keep every promise of the conformance kit."""
+
+from __future__ import annotations
+
+import sqlite3
+
+from qaios.contracts import Device, Site
+from qaios.core.values import Task
+from qaios.drivers.aer import SAMPLE, AerConfig, devices
+from qaios.testing.device_kit import DeviceKit
+from tests.quantum.circuits_for_tests import BELL, ghz
+
+
+class TestSimulatedMachine(DeviceKit):
+    lacks = {
+        "batch": "a machine runs one circuit at a time; bundles of circuits belong to machines that host several",
+        "slow_observe": "its readings are the calibration, which is in memory",
+        "faulty_task": "a circuit that was taken runs, unless its process dies, which the halt recipes show",
+    }
+
+    def make(self, site: Site) -> Device:
+        return devices(AerConfig(snapshots=("boston",), warm=False), site)[0]
+
+    def unopenable(self, site: Site) -> Device:
+        return devices(AerConfig(snapshots=("atlantis",)), site)[0]
+
+    def task(self) -> Task:
+        return Task(1, "mission", "bell", SAMPLE, {"circuit": BELL, "shots": 100})
+
+    def slow_task(self) -> Task:
+        return Task(2, "mission", "slow", SAMPLE, {"circuit": ghz(13), "shots": 20_000})
+
+    def effects(self, device: Device) -> int:
+        path = self.home / "devices" / "ibm-boston" / "runs.sqlite"
+        if not path.exists():
+            return 0
+        database = sqlite3.connect(path)
+        (count,) = database.execute("SELECT COUNT(*) FROM runs WHERE state = 'done'").fetchone()
+        database.close()
+        return int(count)
+
+    async def unknown_key(self, site: Site) -> str:
+        path = self.home / "devices" / "ibm-boston" / "runs.sqlite"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"this was a ledger once " * 500)
+        return "kit/mission/lost"
