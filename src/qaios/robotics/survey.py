@@ -156,6 +156,7 @@ def collect(surveys: Sequence[Mapping[str, Any]], plan: Mapping[str, Any]) -> di
     flown = sorted({str(swath) for flight in surveys for swath in flight.get("flown", ())})
     planned = [str(swath["id"]) for swath in plan["swaths"]]
     ended = [flight for flight in surveys if not flight.get("salvaged")]
+    batteries = [flight["min_battery_fraction"] for flight in ended if "min_battery_fraction" in flight]
     began_s = min((row[0] for rows in tracks.values() for row in rows), default=0.0)
     return {
         "samples": [list(row) for row in sorted(set[tuple[float, ...]]().union(*tracks.values()))],
@@ -169,7 +170,7 @@ def collect(surveys: Sequence[Mapping[str, Any]], plan: Mapping[str, Any]) -> di
         "missing": [swath for swath in planned if swath not in flown],
         "swaths_planned": len(planned),
         "swaths_flown": len(set(flown).intersection(planned)),
-        "min_battery_fraction": min((flight["min_battery_fraction"] for flight in ended), default=None),
+        "min_battery_fraction": min(batteries, default=None),
         "distance_m": round(sum(flight.get("distance_m", 0.0) for flight in ended), 1),
     }
 
