@@ -47,7 +47,13 @@ def fly(seed: int) -> dict[str, Any]:
     try:
         report = json.loads(done.stdout)
     except json.JSONDecodeError:
-        return {"seed": seed, "state": "no answer", "exit": done.returncode, "wall_s": wall_s, "error": done.stderr[-500:]}
+        return {
+            "seed": seed,
+            "state": "no answer",
+            "exit": done.returncode,
+            "wall_s": wall_s,
+            "error": done.stderr[-500:],
+        }
     metrics = report["metrics"]
     return {
         "seed": seed,

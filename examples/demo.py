@@ -38,7 +38,8 @@ async def fly(system: System, file: str, seed: int) -> MissionReport:
         if event.kind not in ("ChunkEmitted", "DeviceChanged"):
             say(f"  {time.perf_counter() - began_s:6.1f} s  {event.text}")
     report = await system.report(mission)
-    say(f"  → {report.state} in {time.perf_counter() - began_s:.1f} s of wall time, {report.duration_s:.0f} s of mission time")
+    wall_s = time.perf_counter() - began_s
+    say(f"  → {report.state} in {wall_s:.1f} s of wall time, {report.duration_s:.0f} s of mission time")
     return report
 
 
@@ -55,9 +56,8 @@ async def keep(system: System, report: MissionReport) -> list[Path]:
     return kept
 
 
-async def main() -> int:
+async def main(home: Path) -> int:
     began_s = time.perf_counter()
-    home = Path(os.environ.get("QAIOS_HOME", OUTPUT / "home")).absolute()
     async with System.boot(Settings.load(home=home, profile="sim", seed=7, open_all=True)) as system:
         status = await system.status()
         say(f"QAI OS {status.version} is ready after {status.boot_s:.2f} s (simulation profile, home {home})")
@@ -71,7 +71,7 @@ async def main() -> int:
             say(f"  {name:24} {json.dumps(value) if not isinstance(value, float) else format(value, '.4g')}")
         say("\nwhere everything is")
         for path in kept:
-            say(f"  {os.path.relpath(path)}")
+            say(f"  {path.relative_to(HERE.parent)}")
         say(f"  journal: {home / 'journal.db'}")
         say(f"\nall of it took {time.perf_counter() - began_s:.0f} s")
         if sys.stdout.isatty():
@@ -82,6 +82,6 @@ async def main() -> int:
 
 if __name__ == "__main__":
     try:
-        sys.exit(asyncio.run(main()))
+        sys.exit(asyncio.run(main(Path(os.environ.get("QAIOS_HOME", OUTPUT / "home")).absolute())))
     except KeyboardInterrupt:
         sys.exit(130)

@@ -3,7 +3,7 @@
 `import qaios` costs nothing: what a notebook or script needs is loaded when first asked for, so that `qai --help`
 stays fast and no SDK is imported by accident. `__init__.pyi` tells type checkers what is here.
 
-    Mission, task       missions written in Python       (qaios.client.notebook)
+    Mission, task       missions written in Python       (qaios.client.notebook, qaios.client.tasks)
     Client, SyncClient  a node that runs already         (qaios.client)
     System, Settings    a node in this process           (qaios.system)
 """
@@ -19,7 +19,7 @@ _WHERE = {
     "Settings": "qaios.system.config",
     "SyncClient": "qaios.client.sync",
     "System": "qaios.system.system",
-    "task": "qaios.client.notebook",
+    "task": "qaios.client.tasks",
 }
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from qaios.bridge.missions import check_document, load_mission, read_mission
+from qaios.bridge.missions import check_document, load_mission, outline, read_mission
+from qaios.core.errors import MissionInvalid
 from qaios.core.values import Mode
 from qaios.schema.mission import MissionDocument, task_specs
 from tests.bridge.fleet import CATALOGUE
@@ -113,3 +114,20 @@ def test_references_reach_through_what_is_needed_indirectly() -> None:
         b"  c: {do: x.y, needs: [b], with: {k: '${a}', l: 'at ${a.*.spot} and ${b.x.0}'}}\n"
     )
     assert read_mission(text, file="m.yaml").tasks["c"].arguments["k"] == "${a}"
+
+
+def test_a_file_has_an_outline_even_with_faults() -> None:
+    assert outline(FOUNDING) == ("", frozenset({"hub.upload", "drone.sample", "drone.scan", "drone.goto"}))
+    assert outline(b"profile: sim\ntasks: {a: {do: x.y, priority: soon}, b: 3, c: {do: [z]}}") == (
+        "sim",
+        frozenset({"x.y"}),
+    )
+    for content in (b"", b"- a", b"tasks: [a", b"\xff", b"tasks: 3"):
+        assert outline(content) == ("", frozenset())
+
+
+def test_a_profile_that_is_not_there_is_a_fault_with_a_place() -> None:
+    text = b"mission: m\nprofile: sin\ntasks: {a: {do: x.y}}\n"
+    with pytest.raises(MissionInvalid, match=r"m\.yaml:2:10: there is no profile .sin. — did you mean .sim."):
+        read_mission(text, file="m.yaml", profiles=("local", "sim"))
+    assert read_mission(text, file="m.yaml").profile == "sin"

@@ -219,3 +219,11 @@ def test_what_json_has_no_word_for_is_printed_as_json_all_the_same(
     with node_in(tmp_path, monkeypatch):
         report = json.loads(qai("mission", "get", "m", "-o", "json").out, parse_constant=pytest.fail)
     assert report["tasks"][0]["result"] == {"raw": "/w==", "nan": None}
+
+
+def test_a_profile_the_running_node_does_not_have_is_a_conflict(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with node_in(tmp_path, monkeypatch):
+        assert qai("mission", "plan", str(MISSIONS / "first.yaml"), "--profile", "local").code == 5
+        assert qai("mission", "plan", str(MISSIONS / "first.yaml"), "--profile", "sim").code == 0

@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from qaios.client.local import catalogue, fleet_for
-from qaios.core.errors import MissionInvalid
-from qaios.schema.mission import MissionDocument
+from qaios.core.errors import Invalid, MissionInvalid
 from tests.cli.stage import qai
 from tests.client.test_notebook import sums
 
@@ -49,16 +48,38 @@ def test_the_catalogue_is_known_without_booting(home: Path) -> None:
     assert not (home / "journal.db").exists()
 
 
-def test_a_mission_gets_the_profile_it_asks_for_or_fits(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def document(action: str, profile: str = "") -> MissionDocument:
-        return MissionDocument.model_validate({"mission": "m", "profile": profile, "tasks": {"a": {"do": action}}})
-
+def test_actions_get_the_profile_asked_for_or_the_one_that_offers_most(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for module in ("qaios.system.boot", "qaios.system.config"):
         monkeypatch.setattr(f"{module}.PROFILES", {"local": (), "sim": ("compute",)})
-    assert fleet_for(document("compute.call"))[0] == "sim"
-    assert fleet_for(document("compute.call", "local"))[0] == "local"
-    assert fleet_for(document("compute.call"), profile="local")[0] == "local"
-    assert fleet_for(document("coffee.brew"))[0] == "local"
+    assert fleet_for(["compute.call"])[0] == "sim"
+    assert fleet_for(["compute.call", "coffee.brew"])[0] == "sim"
+    assert fleet_for(["compute.call"], profile="local")[0] == "local"
+    assert fleet_for(["coffee.brew"])[0] == "local"
+    assert fleet_for([])[0] == "local"
+
+
+def test_a_file_with_a_mistake_is_checked_against_the_fleet_it_means(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("qaios.system.boot", "qaios.system.config"):
+        monkeypatch.setattr(f"{module}.PROFILES", {"local": (), "sim": ("compute",)})
+    (home / "m.yaml").write_text("mission: m\ntasks: {a: {do: compute.call, with: {call: 'm:f'}, priority: soon}}\n")
+    result = qai("mission", "validate", str(home / "m.yaml"))
+    assert result.code == 4
+    assert result.err == "1 fault\n"
+    assert "'tasks.a.priority' must be a whole number" in result.out
+
+
+def test_a_profile_that_cannot_be_composed_is_said_where_it_is_needed(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("qaios.system.boot", "qaios.system.config"):
+        monkeypatch.setattr(f"{module}.PROFILES", {"local": ("compute",), "sim": ("no-such-driver",)})
+    assert fleet_for(["compute.call"])[0] == "local"
+    with pytest.raises(Invalid, match="no-such-driver"):
+        fleet_for(["drone.scan"])
 
 
 def test_the_command_line_boots_runs_reports_and_leaves_nothing_running(home: Path) -> None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import sqlite3
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
 
 from qaios.contracts import Device, Site
 from qaios.core.values import Task
-from qaios.drivers.aer import SAMPLE, AerConfig, devices
+from qaios.drivers.aer import DRIVER, SAMPLE, AerConfig, devices
 from qaios.testing.device_kit import DeviceKit
+from qaios.testing.driver_kit import DriverKit
 from tests.quantum.circuits_for_tests import BELL, ghz
 
 
@@ -44,3 +48,13 @@ class TestSimulatedMachine(DeviceKit):
         path.parent.mkdir(parents=True)
         path.write_bytes(b"this was a ledger once " * 500)
         return "kit/mission/lost"
+
+
+class TestDriver(DriverKit):
+    lacks = {"twin_case": "there is no twin: the twin behaves as the estimate says"}
+    driver, module = DRIVER, "qaios.drivers.aer"
+
+    def entry_points(self) -> Mapping[str, str]:
+        text = (Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8")
+        named: Mapping[str, str] = tomllib.loads(text)["project"]["entry-points"]["qaios.drivers"]
+        return named

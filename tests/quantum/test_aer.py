@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -66,6 +67,19 @@ def test_measuring_in_the_middle_and_resetting_run() -> None:
     )
     counts = run(request(circuit=text, shots=500))["value"]["counts"]
     assert counts["01"] > 450
+
+
+def test_a_teleported_qubit_arrives() -> None:
+    text = (
+        'OPENQASM 3.0;\ninclude "stdgates.inc";\nqubit[3] q;\nbit[1] a;\nbit[1] b;\nbit[1] out;\n'
+        "ry(1.0) q[0];\nh q[1];\ncx q[1], q[2];\ncx q[0], q[1];\nh q[0];\n"
+        "a[0] = measure q[0];\nb[0] = measure q[1];\n"
+        "if (b[0]) { x q[2]; }\nif (a[0]) { z q[2]; }\nout[0] = measure q[2];\n"
+    )
+    answer = run(request(circuit=text, shots=4000))
+    ones = sum(times for bits, times in answer["value"]["counts"].items() if bits.endswith("1")) / 4000
+    assert abs(ones - math.sin(0.5) ** 2) < 0.04
+    assert 0.9 < answer["provenance"]["esp"] < 1
 
 
 def test_provenance_says_what_is_real_and_what_is_simulated() -> None:

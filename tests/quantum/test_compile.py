@@ -59,10 +59,24 @@ def test_a_circuit_that_measures_nothing_is_invalid() -> None:
         compile_circuit(parse('OPENQASM 3.0;\ninclude "stdgates.inc";\nqubit[2] q;\nh q[0];\n'), "boston")
 
 
-def test_a_circuit_that_branches_is_refused_by_construct() -> None:
-    text = one_qubit("c = measure q;", "if (c[0]) { x q[0]; }")
-    with pytest.raises(Refused, match="if_else"):
-        compile_circuit(parse(text), "boston")
+@pytest.mark.parametrize(
+    ("statement", "construct"),
+    [
+        ("while (c[0]) { x q[0]; c = measure q; }", "while_loop"),
+        ("if (c[0]) { for int i in [0:3] { h q[0]; } }", "for_loop"),
+    ],
+)
+def test_classical_control_beyond_if_is_refused_by_construct(statement: str, construct: str) -> None:
+    with pytest.raises(Refused, match=construct):
+        compile_circuit(parse(one_qubit("c = measure q;", statement)), "boston")
+
+
+def test_a_branch_counts_as_its_worst_way() -> None:
+    text = one_qubit("c = measure q;", "if (c[0]) { x q[0]; } else { h q[0]; }")
+    (step,) = [step for step in compile_circuit(parse(text), "boston").operations if step.kind is Kind.BRANCH]
+    machine, (qubit,) = load("boston"), step.qubits
+    assert {inner.name for inner in step.inner} >= {"x", "sx"}
+    assert step.error == pytest.approx(max(machine.gates["x"][qubit,].error, machine.gates["sx"][qubit,].error))
 
 
 def test_parameters_are_bound_after_compiling_and_missing_ones_are_named() -> None:

@@ -119,7 +119,7 @@ async def test_what_the_lost_vehicle_had_brought_is_kept(plan: dict[str, Any]) -
     assert (found["flown"], found["samples"]) == ([every[0]], [row])
     again = survey.collect([found, {"flown": ids(flights), "samples": []}], plan)
     assert set(every) <= set(again["flown"])
-    assert [(one["vehicle"], one["at_s"], one["east_m"]) for one in again["lost"]] == [("drone-2", 1.0, 0.0)]
+    assert [lost["vehicle"] for lost in again["lost"]] == ["drone-2"]
 
 
 async def test_a_repair_can_be_repaired(plan: dict[str, Any]) -> None:

@@ -115,6 +115,18 @@ def test_an_uploaded_inclusion_circle_is_kept() -> None:
     assert max(furthest) < 20.0
 
 
+def test_a_vehicle_that_finds_itself_in_a_new_no_fly_zone_leaves_it() -> None:
+    flight = Flight(calm_scene())
+    flight.lift(10.0)
+    flight.pilots[0].goto((0.0, -45.0, 10.0))
+    flight.fly(14.0)
+    flight.forbid(0, ((-10.0, -50.0), (10.0, -50.0), (10.0, -40.0), (-10.0, -40.0)))
+    flight.fly(0.1)
+    assert flight.pilots[0].mode is FlightMode.RTL
+    flight.until(lambda: not flight.pilots[0].armed)
+    assert math.dist(flight.place()[:2], flight.scene.pads_m[0]) < 1.0
+
+
 # -- link -------------------------------------------------------------------------------------------------------
 
 
@@ -235,6 +247,8 @@ def test_before_a_wall_higher_than_the_ceiling_it_stays() -> None:
     flight.fly(35.0)
     _, north, up = flight.place()
     assert north < -39.0
+    assert flight.pilots[0].mode is FlightMode.HOLD
+    assert not flight.said("geofence")
     assert up < flight.scene.ceiling_m
     assert flight.fleet.ledger.contacts[0] == 0
 

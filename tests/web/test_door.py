@@ -212,3 +212,12 @@ async def test_the_interface_describes_itself(tmp_path: Path) -> None:
     assert described["openapi"].startswith("3.1")
     assert set(described["paths"]["/v1/missions"]) == {"get", "post"}
     assert "with" in described["components"]["schemas"]["TaskDocument"]["properties"]
+
+
+async def test_every_request_is_in_the_reference(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "http.md").read_text(encoding="utf-8")
+    async with served(FakeNode(), tmp_path) as client:
+        described = (await client._http.get("/openapi.json")).json()
+    served_here = {f"`{verb.upper()} {path}`" for path, verbs in described["paths"].items() for verb in verbs}
+    assert {request for request in served_here if request not in page} == set()
+    assert len(served_here) == page.count("/v1/") - 1

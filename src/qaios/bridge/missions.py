@@ -14,7 +14,7 @@ document that came over the network it is plain data.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,12 +46,18 @@ def load_mission(path: Path, catalogue: Sequence[DeviceSpec] | None = None) -> M
 
 
 def read_mission(
-    content: bytes, *, file: str, folder: Path | None = None, catalogue: Sequence[DeviceSpec] | None = None
+    content: bytes,
+    *,
+    file: str,
+    folder: Path | None = None,
+    catalogue: Sequence[DeviceSpec] | None = None,
+    profiles: Collection[str] = (),
 ) -> MissionDocument:
     """Read and check the text of a mission.
 
     `file` is what faults are reported against. Files named inside are read below `folder`; without one they may not
-    be named. Without a `catalogue` it is not asked whether a fleet can do it. Raises `MissionInvalid`.
+    be named. Without a `catalogue` it is not asked whether a fleet can do it, nor without `profiles` whether there is
+    the profile it names. Raises `MissionInvalid`.
     """
     faults = Faults(file)
     root = parse(content, faults)
@@ -59,9 +65,32 @@ def read_mission(
     if root is not None:
         document = _Reader(faults, folder).read(root)
         check(root, faults, catalogue)
+        _check_profile(root, faults, profiles)
     if len(faults) or document is None:
         raise MissionInvalid(faults.sorted())
     return document
+
+
+def _check_profile(root: Marked, faults: Faults, profiles: Collection[str]) -> None:
+    named = root.get("profile") if isinstance(root, Table) else None
+    if profiles and isinstance(named, Scalar) and named.text and named.text not in profiles:
+        advice = remedy(named.text, profiles, f"use one of {', '.join(profiles)}, or leave it out")
+        faults.add(named, f"there is no profile '{named.text}'", advice)
+
+
+def outline(content: bytes) -> tuple[str, frozenset[str]]:
+    """The profile a mission asks for, "" where it asks for none, and the actions it names, as far as they can be read.
+
+    For choosing the fleet that a file is checked against, before it is: a file with faults has an outline too.
+    """
+    root = parse(content, Faults(""))
+    profile = root.get("profile") if isinstance(root, Table) else None
+    tasks = root.get("tasks") if isinstance(root, Table) else None
+    entries = tasks.entries.values() if isinstance(tasks, Table) else ()
+    named = (entry.get("do") for _, entry in entries if isinstance(entry, Table))
+    return profile.text if isinstance(profile, Scalar) else "", frozenset(
+        action.text for action in named if isinstance(action, Scalar)
+    )
 
 
 def check_document(document: MissionDocument, catalogue: Sequence[DeviceSpec] | None) -> tuple[Fault, ...]:

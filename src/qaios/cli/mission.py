@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from qaios.cli.lazy import LazyGroup
-from qaios.cli.output import duration, emit_json, emit_list, emit_one, emit_table, output_option, paint
+from qaios.cli.output import duration, emit_json, emit_list, emit_one, output_option
 from qaios.cli.verbs import MISSION_VERBS
 
 if TYPE_CHECKING:
     from qaios.client.node import Node
     from qaios.core.values import DeviceSpec
     from qaios.schema.mission import MissionDocument
-    from qaios.schema.views import MissionReport, TaskView
+    from qaios.schema.views import MissionReport, NodeStatus, TaskView
 
 T = TypeVar("T")
 
@@ -180,6 +180,7 @@ def get(mission: str, form: str) -> None:
     MISSION is an id, or a name (the newest of that name).
     """
     from qaios.cli.nodes import ask
+    from qaios.cli.report import show_report
 
     report = ask(lambda node: node.report(mission))
     emit_one(report, form, lambda: show_report(report), name="id")
@@ -237,41 +238,64 @@ def _seconds(text: str | None) -> float | None:
 def _load(file: Path, profile: str | None) -> tuple[MissionDocument, str | None]:
     """The document, checked against the fleet that would run it: the running node's, or that of a profile, which is
     returned because a node of it has to be booted."""
-    from qaios.bridge.missions import check_document, load_mission, read_mission
-    from qaios.client.local import catalogue, fleet_for
+    from qaios.bridge.missions import outline, read_mission
+    from qaios.client.local import fleet_for
     from qaios.core.errors import MissionInvalid
 
-    content = sys.stdin.buffer.read() if str(file) == "-" else None
+    content, name, folder = _content(file)
+    running = _running_node()
+    if running is None:
+        from qaios.system.config import PROFILES
 
-    def read(specs: Sequence[DeviceSpec] | None) -> MissionDocument:
-        if content is None:
-            return load_mission(file, specs)
-        return read_mission(content, file="<stdin>", folder=Path.cwd(), catalogue=specs)
-
-    running = _running_catalogue()
-    if running is not None:
-        return read(running), None
+        written, actions = outline(content)
+        chosen, specs = fleet_for(actions, profile=profile or (written if written in PROFILES else None))
+        document = read_mission(content, file=name, folder=folder, catalogue=specs, profiles=tuple(PROFILES))
+        return document, chosen
+    status, specs = running
+    _agree(status, profile)
     try:
-        document = read(None)
+        return read_mission(content, file=name, folder=folder, catalogue=specs), None
     except MissionInvalid:
-        read(catalogue(profile=profile))  # tells the file's faults together with what the fleet cannot do
+        click.echo(f"checked against the running node, profile {status.profile} (`qai devices`)", err=True)
         raise
-    chosen, specs = fleet_for(document, profile=profile)
-    # Only where there are such faults is the file read again, to say where they are.
-    return (read(specs) if check_document(document, specs) else document), chosen
 
 
-def _running_catalogue() -> list[DeviceSpec] | None:
+def _content(file: Path) -> tuple[bytes, str, Path]:
+    """A mission file's bytes, what to call it, and the folder of the files it may name; `-` is stdin."""
+    from qaios.core.errors import NotFound
+
+    if str(file) == "-":
+        return sys.stdin.buffer.read(), "<stdin>", Path.cwd()
+    try:
+        return file.read_bytes(), str(file), file.parent
+    except OSError as error:
+        hint = "give the path of a mission file, such as survey.yaml"
+        raise NotFound(f"cannot read {file}: {error.strerror}", hint=hint) from error
+
+
+def _running_node() -> tuple[NodeStatus, Sequence[DeviceSpec]] | None:
+    """The node that runs in this home and what its fleet can do; None when there is none."""
     from qaios.cli.nodes import ask
     from qaios.client.run_files import home_folder, read_node_file
 
     if read_node_file(home_folder()) is None:
         return None
-    return ask(_catalogue)
+
+    async def both(node: Node) -> tuple[NodeStatus, Sequence[DeviceSpec]]:
+        return await node.status(), await node.catalogue()
+
+    return ask(both)
 
 
-async def _catalogue(node: Node) -> list[DeviceSpec]:
-    return list(await node.catalogue())
+def _agree(status: NodeStatus, profile: str | None) -> None:
+    """A profile that was asked for must be the running node's: it cannot change."""
+    from qaios.core.errors import Conflict
+
+    if profile is not None and profile != status.profile:
+        raise Conflict(
+            f"the node that runs in this home has the profile {status.profile}, not {profile}",
+            hint="leave --profile out, end that node with `qai shutdown`, or set QAIOS_HOME",
+        )
 
 
 def _with_node(
@@ -352,39 +376,8 @@ def _interruptible(work: Callable[[], T], name: str) -> T:
 
 
 def _finish(report: MissionReport, form: str) -> None:
+    from qaios.cli.report import show_report
+
     emit_one(report, form, lambda: show_report(report), name="id")
     if report.state != "done":
         raise SystemExit(EXIT_FAILED)
-
-
-def show_report(report: MissionReport) -> None:
-    """A report for people: the outcome, the tasks, the metrics, where the artifacts are."""
-    took = f" in {duration(report.duration_s)} of mission time" if report.duration_s is not None else ""
-    simulated = ", simulated" if report.simulated else ""
-    click.echo(f"mission {report.mission} ({report.id}): {paint(report.state)}{took}, seed {report.seed}{simulated}")
-    if report.reason:
-        click.echo(f"reason: {report.reason}")
-    in_order = sorted(report.tasks, key=lambda row: (row.started is None, row.started))
-    emit_table(in_order, _task_columns(report.submitted))
-    for name, value in report.metrics.items():
-        click.echo(f"{name}\t{value:.4g}" if isinstance(value, float) else f"{name}\t{value}")
-    for artifact in report.artifacts:
-        click.echo(f"artifact\t{artifact.name}\t{artifact.size_bytes} bytes\t{artifact.sha256}")
-
-
-def _task_columns(submitted: float) -> tuple[tuple[str, Callable[[Any], Any]], ...]:
-    return (
-        ("TASK", lambda row: row.name),
-        ("STATE", lambda row: row.state),
-        ("PRIORITY", lambda row: row.priority),
-        ("ACTION", lambda row: row.action),
-        ("DEVICE", lambda row: row.device),
-        ("ATTEMPTS", lambda row: row.attempts),
-        ("BEGAN", lambda row: duration(row.started - submitted) if row.started is not None else "-"),
-        (
-            "TOOK",
-            lambda row: duration(row.ended - row.started) if row.ended is not None and row.started is not None else "-",
-        ),
-        ("WAITED FOR", lambda row: "; ".join(row.why.waited_for)),
-        ("ERROR", lambda row: row.error.message if row.error is not None else None),
-    )

@@ -104,11 +104,13 @@ def emit_table(rows: Sequence[Any], columns: Columns) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    # A person's screen is narrow: a column that says nothing is left out, which a script must never see happen.
+    kept = [at for at in range(len(titles)) if not cells or any(line[at] != "-" for line in cells)]
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in titles:
-        table.add_column(title, overflow="fold")
+    for at in kept:
+        table.add_column(titles[at], overflow="fold", no_wrap=at < 2)
     for line in cells:
-        table.add_row(*(Text(cell, style=COLOURS.get(cell, "")) for cell in line))
+        table.add_row(*(Text(line[at], style=COLOURS.get(line[at], "")) for at in kept))
     Console().print(table)
 
 

@@ -6,14 +6,13 @@ This is the one place where doors meet the composition root; importing it is che
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from qaios.core.errors import Invalid
 from qaios.core.values import Artifact, DeviceSpec
-from qaios.schema.mission import MissionDocument
 
 if TYPE_CHECKING:
     from qaios.system.system import System
@@ -49,40 +48,35 @@ def catalogue(*, home: Path | None = None, profile: str | None = None) -> Sequen
 
 
 def fleet_for(
-    document: MissionDocument, *, home: Path | None = None, profile: str | None = None
+    actions: Collection[str], *, profile: str | None = None, home: Path | None = None
 ) -> tuple[str, Sequence[DeviceSpec]]:
-    """The profile a mission runs in and the devices of that profile.
+    """The profile in which these actions are done, and the devices of that profile.
 
-    It is the one asked for, else the document's, else the settings' when its devices offer every action the mission
-    names, else the first profile whose devices do, else the settings'. Raises `Invalid` when a profile that was
-    needed for the answer cannot be composed.
+    It is the one asked for; else the one whose devices offer most of the actions, the settings' own before others.
+    Raises `Invalid` when a profile cannot be composed and no other offers everything.
     """
     from qaios.system.config import PROFILES, Settings
 
-    told = profile or document.profile
-    if told:
-        return told, catalogue(home=home, profile=told)
+    if profile:
+        return profile, catalogue(home=home, profile=profile)
     own = Settings.load(home=home).profile
-    fleet = catalogue(home=home, profile=own)
-    if _offers(fleet, document):
-        return own, fleet
+    best: tuple[int, str, Sequence[DeviceSpec]] | None = None
     broken: Invalid | None = None
-    for other in PROFILES:
+    for name in dict.fromkeys([own, *PROFILES]):
         try:
-            specs = catalogue(home=home, profile=other)
+            fleet = catalogue(home=home, profile=name)
         except Invalid as error:
             broken = broken or error
             continue
-        if _offers(specs, document):
-            return other, specs
-    if broken is not None:
+        offered = len({action.name for spec in fleet for action in spec.actions}.intersection(actions))
+        if best is None or offered > best[0]:
+            best = (offered, name, fleet)
+        if offered == len(actions):
+            break
+    if best is None or (broken is not None and best[0] < len(actions)):
+        assert broken is not None
         raise broken
-    return own, fleet
-
-
-def _offers(fleet: Sequence[DeviceSpec], document: MissionDocument) -> bool:
-    offered = {action.name for spec in fleet for action in spec.actions}
-    return all(task.do in offered or task.fallback in offered for task in document.tasks.values())
+    return best[1], best[2]
 
 
 class _Nothing:

@@ -70,7 +70,7 @@ class MissionState(enum.StrEnum):
     DONE = "done"
     FAILED = "failed"
     CANCELLED = "cancelled"
-    STUCK = "unknown"  # every other task ended, at least one outcome is unknown
+    STUCK = "unknown"  # nothing can go on until somebody says what became of an unknown effect
 
 
 class DeviceState(enum.StrEnum):

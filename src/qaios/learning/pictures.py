@@ -60,8 +60,8 @@ def mission_picture(
     All places are metres east and north. `area`, `obstacles`, `no_fly`: rings [[east, north], …], or mappings with
     one of `ring`, `polygon`, `corners`, `area_m`. `tracks`: vehicle -> [[east, north, …], …] in order of time (rows of
     six numbers, as samples are, are taken as t, east, north). `plume`: the `map` of `ai.map`. `swaths`: {id, start:
-    [e, n], end: [e, n]} or {id, line: [[e, n], …]}; `flown`: ids. `lost`: [{vehicle, east_m, north_m, after_s}]. `sources`:
-    [{east_m, north_m}], the truth of a simulated world. `metrics`: name with unit last -> number, written at the
+    [e, n], end: [e, n]} or {id, line: [[e, n], …]}; `flown`: ids. `lost`: [{vehicle, east_m, north_m, after_s}].
+    `sources`: [{east_m, north_m}], the truth of a simulated world. `metrics`: name with unit last -> number, written at the
     right. Raises `Invalid`.
     """
     import matplotlib
@@ -342,7 +342,7 @@ def _figure(name: str, value: Any) -> str:
     """With the unit its name ends with; fractions as percent."""
     if isinstance(value, float) and name.endswith("_fraction"):
         return f"{value:.0%}"
-    number = f"{value:.3g}" if isinstance(value, float) else str(value)
+    number = (f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}") if isinstance(value, float) else str(value)
     return number + _UNITS.get(name.rsplit("_", 1)[-1], "")
 
 

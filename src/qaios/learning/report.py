@@ -44,7 +44,7 @@ def compose(
     """
     if not isinstance(plume, Mapping) or not isinstance(plume.get("map"), Mapping):
         raise Invalid("the report needs the value of ai.map", hint="Give plume: ${map}, not ${map.map}.")
-    flight = survey if isinstance(survey, Mapping) else {}
+    flight = {**survey.get("metrics", {}), **survey} if isinstance(survey, Mapping) else {}
     own = threshold_ug_m3 == WHO_24H_PM25_UG_M3
     return {
         "format": FORMAT,

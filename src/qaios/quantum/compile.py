@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from qaios.core.errors import Invalid, Refused
 from qaios.quantum.calibration import Calibration, load
-from qaios.quantum.estimate import Operation, Schedule, operation, schedule
+from qaios.quantum.estimate import Operation, Schedule, branch, operation, schedule
 
 if TYPE_CHECKING:
     from qiskit import QuantumCircuit
@@ -59,7 +59,7 @@ def compile_circuit(circuit: QuantumCircuit, snapshot: str) -> Compiled:
 
 def check(circuit: QuantumCircuit, calibration: Calibration) -> None:
     """Say no early and by name to what cannot be run. Raises `Invalid` or `Refused`."""
-    from qiskit.circuit import ControlFlowOp
+    from qiskit.circuit import ControlFlowOp, IfElseOp
 
     if circuit.num_qubits == 0:
         raise Invalid("the circuit has no qubits")
@@ -71,15 +71,14 @@ def check(circuit: QuantumCircuit, calibration: Calibration) -> None:
         )
     if not any(step.operation.name == "measure" for step in _flat(circuit)):
         raise Invalid("the circuit measures nothing, so there is nothing to count", hint="add a measurement")
-    for step in circuit.data:
-        if isinstance(step.operation, ControlFlowOp):
+    for step in _flat(circuit):
+        if isinstance(step.operation, ControlFlowOp) and not isinstance(step.operation, IfElseOp):
             raise Refused(
-                f"the circuit branches on measured values ({step.operation.name!r}); this device runs circuits "
-                "without classical control flow",
-                hint="unroll the branches, or use a device that offers dynamic circuits",
+                f"the circuit has a {step.operation.name!r}; of classical control this device runs 'if' and 'else'",
+                hint="unroll it",
             )
     if circuit.num_vars:
-        raise Refused("the circuit declares classical variables; this device runs circuits without classical control")
+        raise Refused("the circuit declares classical variables; this device runs only conditions on measured bits")
 
 
 def bind(compiled: Compiled, values: Mapping[str, float]) -> QuantumCircuit:
@@ -102,7 +101,7 @@ def target(
 
     With `used` (gate names on physical qubits) it holds only those: what a noise model of one circuit needs.
     """
-    from qiskit.circuit import Delay, Measure, Parameter, Reset
+    from qiskit.circuit import Delay, IfElseOp, Measure, Parameter, Reset
     from qiskit.circuit.library import get_standard_gate_name_mapping
     from qiskit.transpiler import InstructionProperties, QubitProperties, Target
 
@@ -131,6 +130,8 @@ def target(
     resets = [operation(calibration, "reset", (q,)) for q in qubits if used is None or ("reset", (q,)) in used]
     made.add_instruction(Reset(), {(index[s.qubits[0]],): InstructionProperties(duration=s.duration_s) for s in resets})
     made.add_instruction(Delay(Parameter("t")), {(i,): None for i in range(len(qubits))})
+    if used is None:
+        made.add_instruction(IfElseOp, name="if_else")
     return made
 
 
@@ -199,7 +200,7 @@ def _compact(placed: QuantumCircuit, calibration: Calibration) -> Compiled:
         instruction = step.operation if len(kept) == len(step.qubits) else _narrower(step, len(kept))
         small.append(instruction, [position[place] for place in kept], step.clbits, copy=False)
         qubits = tuple(region[place] for place in kept)
-        operations.append(operation(calibration, step.operation.name, qubits, _delay_s(step, calibration)))
+        operations.append(_operation(step, qubits, calibration))
     layout = placed.layout
     initial = (
         () if layout is None else tuple(region[place] for place in layout.initial_index_layout(filter_ancillas=True))
@@ -212,6 +213,21 @@ def _compact(placed: QuantumCircuit, calibration: Calibration) -> Compiled:
         timeline=schedule(operations),
         final_measurements=_measures_last(placed),
     )
+
+
+def _operation(step: CircuitInstruction, qubits: tuple[int, ...], calibration: Calibration) -> Operation:
+    """What one instruction is for the estimate; of a branch, all ways it can take."""
+    blocks = getattr(step.operation, "blocks", ())
+    if not blocks:
+        return operation(calibration, step.operation.name, qubits, _delay_s(step, calibration))
+    ways = [
+        [
+            _operation(inner, tuple(qubits[block.find_bit(qubit).index] for qubit in inner.qubits), calibration)
+            for inner in block.data
+        ]
+        for block in blocks
+    ]
+    return branch(calibration, step.operation.name, qubits, ways)
 
 
 def _narrower(step: CircuitInstruction, width: int) -> Any:

@@ -28,17 +28,19 @@ class Kind(enum.StrEnum):
     RESET = "reset"
     DELAY = "delay"  # a wait the program asked for
     BARRIER = "barrier"
+    BRANCH = "branch"  # operations that depend on a measured value
 
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One step of a compiled circuit on physical qubits."""
+    """One step of a compiled circuit on physical qubits; `inner` are the steps of all ways a branch can take."""
 
     kind: Kind
     name: str
     qubits: tuple[int, ...]
     duration_s: float
     error: float  # probability to go wrong, 0..1
+    inner: tuple[Operation, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +103,26 @@ def operation(calibration: Calibration, name: str, qubits: tuple[int, ...], dela
     return Operation(Kind.GATE, name, qubits, gate.length_s, gate.error)
 
 
+def branch(
+    calibration: Calibration, name: str, qubits: tuple[int, ...], ways: Sequence[Sequence[Operation]]
+) -> Operation:
+    """A branch as one operation: as long as its longest way and as wrong as its worst.
+
+    The time the electronics takes to decide is not in the calibration and counts as nothing.
+    """
+    timelines = [schedule(way) for way in ways]
+    worst = min(
+        (expect(calibration, way, line).success for way, line in zip(ways, timelines, strict=True)), default=1.0
+    )
+    length_s = max((line.duration_s for line in timelines), default=0.0)
+    return Operation(Kind.BRANCH, name, qubits, length_s, 1.0 - worst, tuple(step for way in ways for step in way))
+
+
+def flat(operations: Sequence[Operation]) -> list[Operation]:
+    """Every operation that may happen, those inside branches in place of the branch."""
+    return [inner for step in operations for inner in (flat(step.inner) if step.kind is Kind.BRANCH else [step])]
+
+
 def schedule(operations: Sequence[Operation]) -> Schedule:
     """Place each operation as late as its successors allow.
 
@@ -141,7 +163,7 @@ def expect(calibration: Calibration, operations: Sequence[Operation], timeline: 
     """What `operations`, run along `timeline`, are expected to do."""
     gates = readout = idle = 1.0
     for step in operations:
-        if step.kind is Kind.GATE:
+        if step.kind in (Kind.GATE, Kind.BRANCH):
             gates *= 1.0 - step.error
         elif step.kind is Kind.MEASURE:
             readout *= 1.0 - step.error
@@ -154,7 +176,7 @@ def expect(calibration: Calibration, operations: Sequence[Operation], timeline: 
         readout_success=readout,
         idle_success=idle,
         qubits=len({qubit for step in operations if step.kind is not Kind.BARRIER for qubit in step.qubits}),
-        two_qubit_gates=sum(1 for step in operations if step.kind is Kind.GATE and len(step.qubits) == 2),
+        two_qubit_gates=sum(1 for step in flat(operations) if step.kind is Kind.GATE and len(step.qubits) == 2),
     )
 
 

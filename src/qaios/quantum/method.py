@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from qaios.core.errors import Refused
-from qaios.quantum.estimate import Idle, Kind, Operation
+from qaios.quantum.estimate import Idle, Kind, Operation, flat
 
 _DENSITY_STEP_S, _DENSITY_AMPLITUDE_S = 40e-6, 4e-9
 _VECTOR_STEP_S, _VECTOR_AMPLITUDE_S = 2.5e-6, 4.3e-9
@@ -73,7 +73,7 @@ def predict(
     final_measurements: bool,
 ) -> tuple[Choice, ...]:
     """What each method would need, quickest not first. `qubits` are the physical ones in simulation order."""
-    width = len(qubits)
+    width, operations = len(qubits), flat(operations)
     # Every gate is followed by its error channel, and every wait is a channel.
     steps = 2 * sum(1 for step in operations if step.kind is Kind.GATE and step.error > 0.0)
     steps += sum(1 for step in operations if step.kind is not Kind.BARRIER) + len(idles)

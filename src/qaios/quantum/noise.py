@@ -5,8 +5,8 @@ model of those qubits and a circuit in which waiting qubits decay. Runs in the w
 
 Each gate gets a depolarising channel chosen so that together with relaxation over its length it has exactly the
 error the calibration states (Aer's own construction); each readout flips with the calibrated p01 and p10; each
-wait between operations relaxes with the qubit's T1 and T2. There is no crosstalk and no leakage: errors are
-local, which is why the model may be cut down to the used qubits without changing any result. Models are kept
+wait between operations relaxes with the qubit's T1 and T2, except inside branches. There is no crosstalk and no
+leakage: errors are local, which is why the model may be cut down to the used qubits without changing any result. Models are kept
 per (snapshot, qubits, gates used): building one takes tens of milliseconds, a run should not.
 """
 
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from qaios.quantum.calibration import Calibration, load
 from qaios.quantum.compile import Compiled, target
-from qaios.quantum.estimate import Kind
+from qaios.quantum.estimate import Kind, flat
 
 if TYPE_CHECKING:
     from qiskit import QuantumCircuit
@@ -29,7 +29,8 @@ Used = frozenset[tuple[str, tuple[int, ...]]]
 
 def model_of(compiled: Compiled, snapshot: str) -> NoiseModel:
     """The noise of exactly the gates this circuit uses."""
-    used = frozenset((step.name, step.qubits) for step in compiled.operations if step.kind in (Kind.GATE, Kind.RESET))
+    steps = flat(compiled.operations)
+    used = frozenset((step.name, step.qubits) for step in steps if step.kind in (Kind.GATE, Kind.RESET))
     return model(snapshot, compiled.physical, used)
 
 

@@ -144,34 +144,36 @@ def salvage(flight: Mapping[str, Any]) -> dict[str, Any]:
     return dict(flight)
 
 
-def collect(surveys: Sequence[Mapping[str, Any]], plan: Mapping[str, Any]) -> dict[str, Any]:
-    """All flights as one: samples in order of time, tracks by vehicle, swaths flown and missing, worst battery.
+def collect(surveys: Sequence[Any], plan: Mapping[str, Any]) -> dict[str, Any]:
+    """All flights as one: samples in order of time, tracks by vehicle, swaths flown and missing, and the metrics of it.
 
-    `surveys`: the results of every `drone.survey`, repairs included (`${fly.*}`), and what was salvaged of those that
-    were lost on the way; `lost` says where each such vehicle was last heard of.
+    `surveys`: the results of every `drone.survey`, repairs and what was salvaged of lost ones included (`${fly.*}`);
+    `lost` says where each lost vehicle was last heard of.
     """
+    flights = [flight for flight in surveys if isinstance(flight, Mapping)]
     tracks: dict[str, set[tuple[float, ...]]] = {}
-    for flight in surveys:
-        tracks.setdefault(str(flight.get("device", "")), set()).update(tuple(row) for row in flight.get("samples", ()))
-    flown = sorted({str(swath) for flight in surveys for swath in flight.get("flown", ())})
+    for flight in flights:
+        rows = (tuple(row) for row in flight.get("samples", ()))
+        tracks.setdefault(str(flight.get("device", "")), set()).update(rows)
+    samples = sorted({row for rows in tracks.values() for row in rows})
+    flown = sorted({str(swath) for flight in flights for swath in flight.get("flown", ())})
     planned = [str(swath["id"]) for swath in plan["swaths"]]
-    ended = [flight for flight in surveys if not flight.get("salvaged")]
-    batteries = [flight["min_battery_fraction"] for flight in ended if "min_battery_fraction" in flight]
-    began_s = min((row[0] for rows in tracks.values() for row in rows), default=0.0)
-    return {
-        "samples": [list(row) for row in sorted(set[tuple[float, ...]]().union(*tracks.values()))],
-        "tracks": {
-            vehicle: [[east_m, north_m] for _, east_m, north_m, *_ in sorted(rows)]
-            for vehicle, rows in tracks.items()
-            if rows
-        },
-        "lost": [_last_heard(flight, began_s) for flight in surveys if flight.get("salvaged") and flight["samples"]],
-        "flown": flown,
-        "missing": [swath for swath in planned if swath not in flown],
+    batteries = [flight["min_battery_fraction"] for flight in flights if "min_battery_fraction" in flight]
+    began_s = samples[0][0] if samples else 0.0
+    metrics = {
         "swaths_planned": len(planned),
         "swaths_flown": len(set(flown).intersection(planned)),
         "min_battery_fraction": min(batteries, default=None),
-        "distance_m": round(sum(flight.get("distance_m", 0.0) for flight in ended), 1),
+        "distance_m": round(sum(flight.get("distance_m", 0.0) for flight in flights), 1),
+        "samples": len(samples),
+    }
+    return {
+        "samples": [list(row) for row in samples],
+        "tracks": {vehicle: [list(row[1:3]) for row in sorted(rows)] for vehicle, rows in tracks.items() if rows},
+        "flown": flown,
+        "missing": [swath for swath in planned if swath not in flown],
+        "lost": [_last_heard(flight, began_s) for flight in flights if flight.get("salvaged") and flight["samples"]],
+        "metrics": metrics,
     }
 
 
@@ -191,22 +193,19 @@ def figures(
     """The survey in a few numbers, units last; what only the simulated world knows is there when `truth` is."""
     known = truth or {}
     found = {
-        "swaths_planned": collected["swaths_planned"],
-        "swaths_flown": collected["swaths_flown"],
+        **collected["metrics"],
         "min_separation_m": known.get("min_separation_m"),
-        "min_battery_fraction": known.get("min_battery_fraction", collected["min_battery_fraction"]),
         "plume_error": plume["plume_error"],
         "baseline_error": plume["baseline_error"],
         "qaoa_cost": sectors["cost"],
         "optimal_cost": sectors["optimal_cost"],
-        "distance_m": collected["distance_m"],
-        "samples": len(collected["samples"]),
     }
-    if drill:
-        found |= {"killed_vehicle": drill["vehicle"], "killed_s": drill["killed_s"]}
     if known:
-        found["contacts"] = sum(int(vehicle["contacts"]) for vehicle in known.get("vehicles", ()))
-    return found
+        # The battery of a vehicle whose process was killed counts up to its death, as its own reports did.
+        found["contacts"] = sum(int(vehicle["contacts"]) for vehicle in known["vehicles"] if not vehicle["ended_why"])
+    if drill and collected["samples"]:
+        found |= {"killed_vehicle": drill["vehicle"], "killed_after_s": drill["killed_s"] - collected["samples"][0][0]}
+    return {name: round(value, 4) if isinstance(value, float) else value for name, value in found.items()}
 
 
 def solids(found: Any) -> list[list[list[float]]]:

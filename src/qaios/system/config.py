@@ -21,7 +21,7 @@ from qaios.core.errors import Invalid
 # Which drivers each profile opens when nothing else is configured.
 PROFILES: Mapping[str, tuple[str, ...]] = {
     "local": ("compute", "hub", "liquid"),
-    "sim": ("compute", "hub", "liquid", "aer", "world", "mavlink"),
+    "sim": ("compute", "hub", "liquid", "aer", "world", "mavlink", "air"),
 }
 
 

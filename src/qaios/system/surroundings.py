@@ -60,9 +60,10 @@ class Surroundings:
         async with self._gate:
             if self._settings.profile == "sim" and any(action.startswith(WORLD_ACTIONS) for action in listed):
                 await self._need_world()
-            if self._hub is None and any(action.startswith(HUB_ACTIONS) for action in listed):
+            if any(action.startswith(HUB_ACTIONS) for action in listed):
+                # Finds the one that runs; starts one when there is none, or none any more.
                 self._hub = await asyncio.to_thread(hub_launch.launch, self._settings.home)
-                _log.info("hub %s started", self._hub.url)
+                _log.info("hub at %s", self._hub.url)
 
     async def _need_world(self) -> None:
         if self._world_clock is not None and self._world_clock.alive:

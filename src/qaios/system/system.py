@@ -97,6 +97,7 @@ class System:
         self.supervisor = Supervisor(self.clock, self._crashed)
         self._halts = HaltTable(home, self._recipes)
         self._running: asyncio.Task[None] | None = None
+        self._opening: asyncio.Task[None] | None = None
 
     # ── life ─────────────────────────────────────────────────────────────────
 
@@ -137,7 +138,9 @@ class System:
         self._step("engines", began_s)
         await self._resume_surroundings()
         if self.settings.open_all:
-            await self._open_all()
+            # In the background: the node takes work before its simulated drones stand on their pads.
+            self._opening = asyncio.create_task(self._open_all(), name="open all devices")
+            self._opening.add_done_callback(self._opened)
         _log.info("ready after %.2f s, epoch %d", self._steps_s["engines"], self.kernel.machine.epoch)
 
     async def _until_serving(self, serving: Sequence[asyncio.Event], running: asyncio.Task[None]) -> None:
@@ -166,6 +169,8 @@ class System:
 
     async def _stop(self) -> None:
         self._closing.set()
+        if self._opening is not None:
+            self._opening.cancel()
         if self._running is not None:
             self._running.cancel()
             with suppress(asyncio.CancelledError):
@@ -193,6 +198,10 @@ class System:
         actions = {action.name for berth in self.kernel.fleet.berths.values() for action in berth.device.spec.actions}
         await self.surroundings.need(actions)
         self.kernel.fleet.open_soon(self.kernel.fleet.berths)
+
+    def _opened(self, opening: asyncio.Task[None]) -> None:
+        if not opening.cancelled() and (error := opening.exception()) is not None:
+            _log.error("not every device could be opened: %s", error)
 
     def _step(self, name: str, began_s: float) -> None:
         self._steps_s[name] = round(time.perf_counter() - began_s, 4)
