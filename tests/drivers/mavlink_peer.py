@@ -14,8 +14,6 @@ from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any, cast
 
-from qaios.worlds.geo import LocalFrame
-
 from qaios.contracts import Clock
 from qaios.robotics.geo import Origin
 from qaios.robotics.vehicle.autopilot import Autopilot
