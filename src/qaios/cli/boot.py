@@ -31,8 +31,12 @@ LOOK_EVERY_S = 0.02
 @click.option("--detach", is_flag=True, help="Return when it is ready; it goes on in the background.")
 @click.option("--vehicles", type=click.IntRange(0, 64), help="How many drones the simulated world has.")
 @click.option("--seed", type=click.IntRange(min=0), help="The seed of the simulated world.")
-@click.option("--open-all", is_flag=True, help="Open every device now instead of when work asks for it.")
-def boot(profile: str | None, detach: bool, vehicles: int | None, seed: int | None, open_all: bool) -> None:
+@click.option(
+    "--open-all/--open-late",
+    default=None,
+    help="Open every device now (usual with --profile sim), or each when work asks for it.",
+)
+def boot(profile: str | None, detach: bool, vehicles: int | None, seed: int | None, open_all: bool | None) -> None:
     """Start a node.
 
     It takes up what an earlier node of this home left unfinished, and runs until ^C or `qai shutdown`.
@@ -47,6 +51,8 @@ def boot(profile: str | None, detach: bool, vehicles: int | None, seed: int | No
             f"a node (pid {running.pid}) already runs in {home}",
             hint="use it, end it with `qai shutdown`, or set QAIOS_HOME",
         )
+    if open_all is None:
+        open_all = profile == "sim"
     if detach:
         _detach(home, profile, vehicles, seed, open_all)
         return

@@ -276,7 +276,7 @@ class Fleet:
                 berth.device.spec,
                 self._free(berth, family),
                 _status(berth).version,
-                self._unusable(berth),
+                self.unusable(berth),
                 # What is overdue by so much is expected to take as much again.
                 abs(min(berth.ends_s) - self._clock.now_s()) if berth.ends_s else 0.0,
                 self.hopeless(name),
@@ -293,7 +293,8 @@ class Fleet:
         return max(0, own if head is None else min(own, head.device.spec.capacity - family[head.device.spec.name]))
 
     @staticmethod
-    def _unusable(berth: Berthed) -> str:
+    def unusable(berth: Berthed) -> str:
+        """Why it can take nothing at all now; empty when it can."""
         why = f": {berth.reason}" if berth.reason and berth.reason != berth.state else ""
         return "" if berth.usable else f"is {berth.state}{why}"
 

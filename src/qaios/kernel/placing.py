@@ -142,6 +142,8 @@ class Placing:
                 words.append(f"{candidate.device}, busy with {self._machine.name(other)} (priority {priority})")
         for refusal in decision.refusals:
             berth = self._fleet[refusal.device]
+            if refusal.reason != self._fleet.unusable(berth):
+                continue  # It would not have taken the task anyway.
             if berth.opening is not None:
                 words.append(f"{refusal.device}, which was opening")
             elif not berth.usable:
