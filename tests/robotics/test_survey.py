@@ -158,8 +158,8 @@ def test_collecting_joins_flights_and_names_what_is_missing(plan: dict[str, Any]
     whole = survey.collect(flights, plan)
     assert whole["missing"] == [swaths[0]]
     assert [row[0] for row in whole["samples"]] == [1.0, 2.0]
-    assert whole["min_battery_fraction"] == 0.5
-    assert whole["swaths_flown"] == whole["swaths_planned"] - 1
+    assert whole["metrics"]["min_battery_fraction"] == 0.5
+    assert whole["metrics"]["swaths_flown"] == whole["metrics"]["swaths_planned"] - 1
 
 
 @pytest.mark.parametrize("obstacles", ["a wall", [["x", 1]], 7, {"walls": []}])
