@@ -37,8 +37,9 @@ class VehicleLost(DeviceLost):
     """`silent_s`: how long it had been silent when that was noticed, in seconds of the site's clock."""
 
     def __init__(self, name: str, heartbeat_s: float, lost_s: float) -> None:
+        last = f"last HEARTBEAT at {heartbeat_s:.2f} s" if math.isfinite(heartbeat_s) else "no HEARTBEAT ever"
         super().__init__(
-            f"{name} is lost: last HEARTBEAT at {heartbeat_s:.2f} s, noticed at {lost_s:.2f} s",
+            f"{name} is lost: {last}, noticed at {lost_s:.2f} s",
             hint="Look at the vehicle; its own failsafe brings it home when only the link is gone.",
         )
         self.silent_s = round(lost_s - heartbeat_s, 3) if math.isfinite(heartbeat_s) else None
