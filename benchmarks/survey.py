@@ -151,7 +151,7 @@ def main() -> int:
     rows = []
     chance = random.Random(20261122)
     for number in range(asked.first, asked.first + asked.count):
-        row = fly(number) if asked.what == "seeds" else kill(number, chance.uniform(2.0, 60.0))
+        row = fly(number) if asked.what == "seeds" else kill(number, chance.uniform(1.0, 34.0))
         rows.append(row)
         sys.stdout.write(json.dumps(row) + "\n")
         sys.stdout.flush()

@@ -197,6 +197,7 @@ class AerDevice:
             simulated=True,
             summary=_summary(self._calibration) if self._calibration else self._absent,
         )
+        self._readings = _readings(self._calibration) if self._calibration else ()
         self._ledger = Ledger(
             Path(site.home) / "devices" / name / "runs.sqlite", process_started_s=started_s, outlives=False
         )
@@ -230,7 +231,7 @@ class AerDevice:
         return DeviceStatus(
             version=self._version,
             pid=worker.pid if worker is not None else None,
-            readings=_readings(self._calibration) if self._calibration else (),
+            readings=self._readings,
         )
 
     async def prepare(self, shapes: Sequence[Shape]) -> None:
@@ -285,7 +286,7 @@ class AerDevice:
         if self._calibration is None:
             raise DeviceFault(self._absent, retryable=False)
         now_s = self._site.clock.now_s()
-        return [msgspec.structs.replace(reading, time_s=now_s) for reading in _readings(self._calibration)]
+        return [msgspec.structs.replace(reading, time_s=now_s) for reading in self._readings]
 
     async def recall(self, key: str) -> Recall:
         known = self._once.recall(key)

@@ -20,6 +20,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -72,22 +73,9 @@ class Calibration:
     def qubits(self) -> int:
         return len(self.t1_s)
 
-    def medians(self) -> dict[str, float]:
+    def medians(self) -> Mapping[str, float]:
         """The figures people compare machines by, over the live qubits and couplers."""
-        live = list(self.region)
-        pair = [gate.error for gate in self.gates[self.entangler].values()] if self.entangler else [0.0]
-        single = [gate.error for gate in self.gates.get("sx", self.gates.get("u2", {})).values()]
-        return {
-            "t1_s": float(np.median(self.t1_s[live])),
-            "t2_s": float(np.median(self.t2_s[live])),
-            "readout_error": float(np.median((self.p01[live] + self.p10[live]) / 2)),
-            "single_qubit_error": float(np.median(single)) if single else 0.0,
-            "two_qubit_error": float(np.median(pair)),
-            "two_qubit_s": float(np.median([g.length_s for g in self.gates[self.entangler].values()]))
-            if self.entangler
-            else 0.0,
-            "readout_s": float(np.median(self.readout_s[live])),
-        }
+        return _medians(self)
 
 
 def snapshots() -> tuple[str, ...]:
@@ -162,6 +150,24 @@ def read(name: str, properties: bytes, configuration: bytes) -> Calibration:
         repetition_delay_s=_REPETITION_DELAY_S if delay_us is None else float(delay_us) * 1e-6,
         shots_max=int(built.get("max_shots", 8192)),
         dt_s=float(built.get("dt", 0.2222)) * 1e-9,
+    )
+
+
+@functools.lru_cache(maxsize=128)
+def _medians(machine: Calibration) -> Mapping[str, float]:
+    live = list(machine.region)
+    pairs = list(machine.gates.get(machine.entangler, {}).values()) or [Gate(0.0, 0.0)]
+    singles = list(machine.gates.get("sx", machine.gates.get("u2", {})).values()) or [Gate(0.0, 0.0)]
+    return MappingProxyType(
+        {
+            "t1_s": float(np.median(machine.t1_s[live])),
+            "t2_s": float(np.median(machine.t2_s[live])),
+            "readout_error": float(np.median((machine.p01[live] + machine.p10[live]) / 2)),
+            "single_qubit_error": float(np.median([gate.error for gate in singles])),
+            "two_qubit_error": float(np.median([gate.error for gate in pairs])),
+            "two_qubit_s": float(np.median([gate.length_s for gate in pairs])),
+            "readout_s": float(np.median(machine.readout_s[live])),
+        }
     )
 
 

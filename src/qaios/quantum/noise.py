@@ -6,8 +6,8 @@ model of those qubits and a circuit in which waiting qubits decay. Runs in the w
 Each gate gets a depolarising channel chosen so that together with relaxation over its length it has exactly the
 error the calibration states (Aer's own construction); each readout flips with the calibrated p01 and p10; each
 wait between operations relaxes with the qubit's T1 and T2, except inside branches. There is no crosstalk and no
-leakage: errors are local, which is why the model may be cut down to the used qubits without changing any result. Models are kept
-per (snapshot, qubits, gates used): building one takes tens of milliseconds, a run should not.
+leakage: errors are local, which is why the model may be cut down to the used qubits without changing any result.
+Models are kept per (snapshot, qubits, gates used): building one takes tens of milliseconds, a run should not.
 """
 
 from __future__ import annotations
