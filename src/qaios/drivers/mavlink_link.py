@@ -126,6 +126,7 @@ class VehicleLink(asyncio.DatagramProtocol):
         self.on_scan: Callable[[], None] | None = None
         self.on_change: Callable[[], None] | None = None
         self._transport: asyncio.DatagramTransport | None = None
+        self._shut = asyncio.Event()
         self._waiters: list[_Waiter] = []
         self._beat: asyncio.Task[None] | None = None
         self._dialect: Any = None
@@ -155,6 +156,7 @@ class VehicleLink(asyncio.DatagramProtocol):
         if self._transport is not None:
             self._transport.close()
             self._transport = None
+            await self._shut.wait()  # the socket is closed a turn of the loop later
 
     @property
     def is_open(self) -> bool:
@@ -262,6 +264,9 @@ class VehicleLink(asyncio.DatagramProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport  # type: ignore[assignment]
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._shut.set()
 
     def error_received(self, exc: Exception) -> None:
         """Nobody listens there at this moment (ICMP). Only silence says lost, so this changes nothing."""
