@@ -130,7 +130,6 @@ class Compute:
         self._ledger = Ledger(Path(site.home) / "devices" / config.name / "ledger")
         self._durations = _Durations()
         self._open = False
-        self._epoch = 0
 
     @property
     def spec(self) -> DeviceSpec:
@@ -175,9 +174,7 @@ class Compute:
     def _admit(self, attempt: Attempt) -> None:
         if not self._open:
             raise DeviceFault(f"{self._spec.name} is not open")
-        if attempt.epoch < self._epoch:
-            raise Refused(f"kernel epoch {attempt.epoch} is over, {self._epoch} has begun")
-        self._epoch = attempt.epoch
+        self._once.admit(attempt.epoch)
 
     async def _call(self, arguments: Mapping[str, Any], attempt: Attempt, killings: int) -> Result:
         name = arguments["call"]

@@ -85,7 +85,6 @@ class Liquid:
         self._worker = Worker(config.name, environment={"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"})
         self._once = Once(kept_max=64)
         self._open = False
-        self._epoch = 0
         self._halts = 0
         self._done = 0
 
@@ -116,9 +115,7 @@ class Liquid:
             raise Refused(fault, hint=f"{MAP.name} takes {', '.join(MAP.parameters)}.")
         if not self._open:
             raise DeviceFault(f"{self._spec.name} is not open")
-        if attempt.epoch < self._epoch:
-            raise Refused(f"kernel epoch {attempt.epoch} is over, {self._epoch} has begun")
-        self._epoch = attempt.epoch
+        self._once.admit(attempt.epoch)
         return await self._once.run(attempt.key, lambda: self._train(task, attempt))
 
     async def _train(self, task: Task, attempt: Attempt) -> Result:

@@ -95,7 +95,6 @@ class World:
         self._stack: AsyncExitStack | None = None
         self._observer: Observer | None = None
         self._address: WorldAddress | None = None
-        self._epoch = 0
         self._armed: set[str] = set()
 
     @property
@@ -143,9 +142,7 @@ class World:
         if fault := _fault(task.action, task.arguments):
             raise Refused(fault)
         self._open()
-        if attempt.epoch < self._epoch:
-            raise Refused(f"kernel epoch {attempt.epoch} is over, {self._epoch} has begun")
-        self._epoch = attempt.epoch
+        self._once.admit(attempt.epoch)
         return await self._once.run(attempt.key, lambda: self._do(task, attempt))
 
     async def _do(self, task: Task, attempt: Attempt) -> Result:
