@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
+from qaios.bridge.references import is_reference
 from qaios.contracts import Attempt, Device, Driver, Isolation, Site
 from qaios.core.errors import DeviceFault, Invalid, Refused
 from qaios.core.values import (
@@ -183,13 +184,9 @@ def _fault(action: str, arguments: Mapping[str, Any]) -> str:
     if unknown := sorted(set(arguments) - set(MAP.parameters)):
         return f"{MAP.name} has no argument {', '.join(unknown)}"
     cell = arguments.get("cell")
-    if cell is not None and cell not in CELLS and not _reference(cell):
+    if cell is not None and cell not in CELLS and not is_reference(cell):
         return f"cell is {cell!r}, not one of {', '.join(CELLS)}"
     return ""
-
-
-def _reference(value: Any) -> bool:
-    return isinstance(value, str) and value.startswith("${")
 
 
 def _number(value: Any, default: int) -> int:

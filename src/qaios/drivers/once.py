@@ -6,8 +6,8 @@
 A driver wraps the body of its `execute` in `Once.run`. Whoever is cancelled leaves; when the last one that waits
 is cancelled the work itself is cancelled, and `CancelledError` escapes only after the work has ended, so the body
 must return only when its device has confirmed. A failure is not kept: the next attempt, with the same key, tries
-again. `Once.admit` refuses a kernel that another has replaced. Results are kept in memory, the last `kept_max` of them; what must survive the process needs a ledger on
-disk or a device that remembers.
+again. Results are kept in memory, the last `kept_max` of them; what must survive the process needs a ledger on disk
+(`drivers.ledger`) or a device that remembers. `admit` refuses a kernel that another has replaced.
 """
 
 from __future__ import annotations
