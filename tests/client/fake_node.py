@@ -6,7 +6,8 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Sequence
 
-from qaios.core.errors import Conflict, NotFound
+from qaios.bridge.missions import check_document
+from qaios.core.errors import Conflict, MissionInvalid, NotFound
 from qaios.core.values import DeviceSpec
 from qaios.schema.mission import MissionDocument, task_specs
 from qaios.schema.views import (
@@ -92,6 +93,11 @@ class FakeNode:
     async def missions(self) -> Sequence[MissionView]:
         return [(await self.mission(name)).model_copy(update={"tasks": []}) for name in self.documents]
 
+    @staticmethod
+    def _check(document: MissionDocument) -> None:
+        if faults := check_document(document, CATALOGUE):
+            raise MissionInvalid(faults)
+
     def _find(self, mission: str) -> str:
         named = [found for found, document in self.documents.items() if mission in (found, document.mission)]
         if not named:
@@ -176,9 +182,11 @@ class FakeNode:
         )
 
     async def plan(self, document: MissionDocument) -> Sequence[TaskView]:
+        self._check(document)
         return [task.model_copy(update={"device": "drone-1"}) for task in self._tasks(document, False)]
 
     async def submit(self, document: MissionDocument, *, seed: int | None = None, key: str | None = None) -> str:
+        self._check(document)
         if key is not None and key in self.keys:
             if self.documents[self.keys[key]] != document:
                 raise Conflict("this key belongs to another mission", hint="use a new key")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from qaios.core.errors import Conflict, NotFound
+from qaios.core.errors import Conflict, MissionInvalid, NotFound
 from qaios.schema.mission import MissionDocument
 from qaios.system.config import Settings
 from qaios.system.system import System
@@ -86,6 +86,23 @@ async def test_a_plan_places_tasks_without_submitting_them(tmp_path: Path) -> No
     async with System.boot(settings(tmp_path)) as system:
         planned = await system.plan(SUMS)
         assert [task.device for task in planned] == ["cpu", "cpu"]
+        assert await system.missions() == []
+
+
+async def test_a_document_that_the_fleet_cannot_do_is_refused_with_every_fault(tmp_path: Path) -> None:
+    wrong = document(
+        first={"do": "compute.cal", "with": {"call": "math:sqrt"}},
+        last={"do": "compute.call", "needs": ["frist"], "with": {"call": "math:sqrt", "args": ["${first}"]}},
+    )
+    async with System.boot(settings(tmp_path)) as system:
+        for asked in (system.submit, system.plan):
+            with pytest.raises(MissionInvalid) as caught:
+                await asked(wrong)
+            assert {fault.remedy for fault in caught.value.faults} == {
+                "did you mean 'compute.call'?",
+                "did you mean 'first'?",
+                "add 'first' to the needs of 'last'",
+            }
         assert await system.missions() == []
 
 

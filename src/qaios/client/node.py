@@ -43,13 +43,17 @@ class Node(Protocol):
         """The mission with artifacts and metrics, as far as it is."""
 
     async def plan(self, document: MissionDocument) -> Sequence[TaskView]:
-        """Where each task would go if it were submitted now, with scores; nothing is submitted."""
+        """Where each task would go if it were submitted now, with scores; nothing is submitted.
+
+        Raises `MissionInvalid` with everything that is wrong with it on this fleet.
+        """
 
     async def submit(self, document: MissionDocument, *, seed: int | None = None, key: str | None = None) -> str:
         """Return the mission's id once it is durable.
 
         `seed` overrides the document's. The same `key` again returns the same id and submits nothing; the same
-        key with another document raises `Conflict`.
+        key with another document raises `Conflict`. Raises `MissionInvalid` with everything that is wrong with it
+        on this fleet.
         """
 
     async def cancel(self, mission: str, task: str | None = None) -> None:

@@ -6,13 +6,12 @@
 
 Only a simulation has such a device. It talks to the world process as an observer; the drill lives in the world,
 so it happens once whatever becomes of the kernel, and `recall` asks the world. What the world cannot remember (a
-world that has been started anew) is `Unknown`, not `Never`: a small file of keys says which world had the drill.
+world that has been started anew) is `Unknown`, not `Never`: a ledger says which world had the drill.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
@@ -21,6 +20,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import msgspec
+
+from qaios.bridge.references import refers
 from qaios.contracts import Attempt, Device, Driver, Isolation, Site
 from qaios.core.errors import DeviceFault, DeviceLost, Invalid, QaiError, Refused, Unreachable
 from qaios.core.values import (
@@ -41,6 +43,7 @@ from qaios.core.values import (
     Unit,
     Unknown,
 )
+from qaios.drivers.ledger import Ledger
 from qaios.drivers.once import Once
 from qaios.worlds import wire
 from qaios.worlds.launch import WorldAddress, attach
@@ -90,12 +93,11 @@ class World:
             summary="The simulated world itself: MuJoCo physics, Dryden gusts, Gaussian plume. Truth no real site has.",
         )
         self._site = site
-        self._records = Path(site.home) / "devices" / config.name / "drills.json"
+        self._ledger = Ledger(Path(site.home) / "devices" / config.name / "ledger")
         self._once = Once(kept_max=256)
         self._stack: AsyncExitStack | None = None
         self._observer: Observer | None = None
         self._address: WorldAddress | None = None
-        self._epoch = 0
         self._armed: set[str] = set()
 
     @property
@@ -107,6 +109,7 @@ class World:
     async def __aenter__(self) -> Self:
         stack = AsyncExitStack()
         try:
+            await asyncio.to_thread(self._ledger.open)
             self._address = await asyncio.to_thread(attach, self._site.home)
             address = self._address
             observer = Observer.connect(address.host, address.port, address.token)
@@ -143,9 +146,7 @@ class World:
         if fault := _fault(task.action, task.arguments):
             raise Refused(fault)
         self._open()
-        if attempt.epoch < self._epoch:
-            raise Refused(f"kernel epoch {attempt.epoch} is over, {self._epoch} has begun")
-        self._epoch = attempt.epoch
+        self._once.admit(attempt.epoch)
         return await self._once.run(attempt.key, lambda: self._do(task, attempt))
 
     async def _do(self, task: Task, attempt: Attempt) -> Result:
@@ -162,7 +163,8 @@ class World:
     async def _drill(self, arguments: Mapping[str, Any], attempt: Attempt) -> Result:
         observer, key = self._open(), attempt.key
         after_s = float(arguments.get("after_s", AFTER_S))
-        self._remember(key)
+        # Before the drill is armed: a crash in between leaves a key this world has never heard of, which is `Never`.
+        await asyncio.to_thread(self._ledger.began, key, epoch=attempt.epoch, where=self._here())
         self._armed.add(key)
         try:
             drill = await observer.arm_drill(key, after_s, after_s + float(arguments.get("window_s", WINDOW_S)))
@@ -233,8 +235,11 @@ class World:
         known = self._once.recall(key)
         if not isinstance(known, Never):
             return known
-        world = self._remembered().get(key)
-        if world is None:
+        try:
+            entry = await asyncio.to_thread(self._ledger.find, key)
+        except (OSError, msgspec.MsgspecError) as error:
+            return Unknown(f"its ledger entry is damaged: {error}")
+        if entry is None:
             return Never()
         try:
             drill = await self._open().drill(key)
@@ -244,32 +249,18 @@ class World:
             return Done(self._result(drill))
         if drill.state in ("armed", "waiting"):
             return Running(key)
-        if drill.state == "disarmed" or world == self._here():
+        if drill.state == "disarmed" or entry.where == self._here():
             return Never()
         return Unknown("the world that had the drill is gone, and what it did with it")
 
     def _here(self) -> str:
         return f"{self._address.pid}/{self._address.epoch_s!r}" if self._address else ""
 
-    def _remembered(self) -> dict[str, str]:
-        """Which world had which key."""
-        if not self._records.exists():
-            return {}
-        said: dict[str, str] = json.loads(self._records.read_text())
-        return said
-
-    def _remember(self, key: str) -> None:
-        """Before the drill is armed: a crash in between leaves a key the world has never heard of, which is `Never`."""
-        self._records.parent.mkdir(parents=True, exist_ok=True)
-        draft = self._records.with_suffix(".draft")
-        draft.write_text(json.dumps({**self._remembered(), key: self._here()}))
-        draft.replace(self._records)
-
 
 def _number(arguments: Mapping[str, Any], name: str, default: float, low: float, high: float) -> str:
     """What is wrong with a numeric argument; empty when nothing is. A reference not yet resolved is let through."""
     value = arguments.get(name, default)
-    if isinstance(value, str) and "${" in value:
+    if refers(value):
         return ""
     if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
         return f"{name} is {value!r}: give a number from {low:g} to {high:g}"
@@ -286,7 +277,7 @@ def _fault(action: str, arguments: Mapping[str, Any]) -> str:
         return f"no action {action!r} here: {DRILL.name}, {METRICS.name}, {TRUTH.name}"
     fault = _number(arguments, "step_m", STEP_M, 0.1, 1000.0) or _number(arguments, "height_m", HEIGHT_M, 0.0, 1000.0)
     area = arguments.get("area", AREA_M)
-    if fault or (isinstance(area, str) and "${" in area):
+    if fault or refers(area):
         return fault
     if not isinstance(area, Mapping) or not set(AREA_M) <= set(area):
         return f"area is {area!r}: give {{{', '.join(AREA_M)}}}"

@@ -61,8 +61,8 @@ def mission_picture(
     one of `ring`, `polygon`, `corners`, `area_m`. `tracks`: vehicle -> [[east, north, …], …] in order of time (rows of
     six numbers, as samples are, are taken as t, east, north). `plume`: the `map` of `ai.map`. `swaths`: {id, start:
     [e, n], end: [e, n]} or {id, line: [[e, n], …]}; `flown`: ids. `lost`: [{vehicle, east_m, north_m, after_s}].
-    `sources`: [{east_m, north_m}], the truth of a simulated world. `metrics`: name with unit last -> number, written at the
-    right. Raises `Invalid`.
+    `sources`: [{east_m, north_m}], the truth of a simulated world. `metrics`: name with unit last -> number, written
+    at the right. Raises `Invalid`.
     """
     import matplotlib
 

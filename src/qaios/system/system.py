@@ -23,9 +23,10 @@ from contextlib import asynccontextmanager, suppress
 import msgspec
 
 import qaios
+from qaios.bridge.missions import check_document
 from qaios.contracts import Engine, Site
 from qaios.core import events as ev
-from qaios.core.errors import Conflict, JournalBroken, NotFound
+from qaios.core.errors import Conflict, JournalBroken, MissionInvalid, NotFound
 from qaios.core.machine import MissionRecord
 from qaios.core.values import DeviceSpec, HaltRecipe, MissionState, Mode, TaskSpec, TaskState
 from qaios.engines.halting import HaltTable
@@ -346,7 +347,12 @@ class System:
         )
 
     def _specs(self, document: MissionDocument) -> list[TaskSpec]:
-        """A task of an action that only quantum devices offer is native unless it says otherwise."""
+        """The tasks of a document, which is checked here whichever door it came by. Raises `MissionInvalid`.
+
+        A task of an action that only quantum devices offer is native unless it says otherwise.
+        """
+        if faults := check_document(document, [berth.device.spec for berth in self.kernel.fleet.berths.values()]):
+            raise MissionInvalid(faults)
         quantum: set[str] = set()
         classical: set[str] = set()
         for berth in self.kernel.fleet.berths.values():

@@ -66,7 +66,7 @@ class WebDoor:
         app = make_app(self._node, self._token, closing)
         config = uvicorn.Config(app, lifespan="off", log_config=None, access_log=False, server_header=False)
         server = Server(config)
-        with socket.create_server(self._address, family=_family(self._address[0]), backlog=128) as listener:
+        with _listener(*self._address) as listener:
             serving = asyncio.create_task(server.serve([listener]), name="web-door")
             try:
                 await _first(listening, serving)
@@ -100,8 +100,19 @@ def _url(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def _family(host: str) -> socket.AddressFamily:
-    return socket.AF_INET6 if ":" in host else socket.AF_INET
+def _listener(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises `OSError` when the address is taken."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # The protocol is named so that asyncio sets TCP_NODELAY on what it accepts; without, each answer waits 40 ms.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(128)
+    except OSError:
+        listener.close()
+        raise
+    return listener
 
 
 def _is_loopback(host: str) -> bool:
