@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 from types import TracebackType
 from typing import Any, Self
 
@@ -162,10 +163,13 @@ class World:
     async def _drill(self, arguments: Mapping[str, Any], attempt: Attempt) -> Result:
         observer, key = self._open(), attempt.key
         after_s = float(arguments.get("after_s", AFTER_S))
-        self._remember(key)
+        # Drawn here, so that it can be told: the same seed and the same window have the same moment.
+        draw = Random(f"drill {self._address.seed if self._address else 0}").random()
+        after_s = round(after_s + draw * float(arguments.get("window_s", WINDOW_S)), 2)
+        self._remember(key, after_s)
         self._armed.add(key)
         try:
-            drill = await observer.arm_drill(key, after_s, after_s + float(arguments.get("window_s", WINDOW_S)))
+            drill = await observer.arm_drill(key, after_s, after_s)
             attempt.progress(0.1, "armed")
             while drill.state in ("armed", "waiting"):
                 await attempt.clock.sleep(POLL_S)
@@ -179,7 +183,7 @@ class World:
             self._armed.discard(key)
         if drill.state != "done":
             raise DeviceFault(f"the drill was called off ({drill.state})", retryable=False)
-        return self._result(drill)
+        return self._result(drill, after_s)
 
     async def _call_off(self, key: str) -> None:
         """Disarm on a connection of its own: the cancelled question may have spoilt the other."""
@@ -188,10 +192,10 @@ class World:
             async with Observer.connect(address.host, address.port, address.token) as observer:
                 await observer.disarm_drill(key)
 
-    def _result(self, drill: wire.Drill) -> Result:
+    def _result(self, drill: wire.Drill, after_s: float) -> Result:
         address = self._address
         epoch_s = address.epoch_s if address else 0.0
-        value = {"vehicle": drill.vehicle, "killed_s": epoch_s + (drill.killed_s or 0.0)}
+        value = {"vehicle": drill.vehicle, "after_s": after_s, "killed_s": epoch_s + (drill.killed_s or 0.0)}
         return Result(value, provenance={"simulated": True, "seed": address.seed if address else 0})
 
     async def _truth(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -233,15 +237,16 @@ class World:
         known = self._once.recall(key)
         if not isinstance(known, Never):
             return known
-        world = self._remembered().get(key)
-        if world is None:
+        record = self._remembered().get(key)
+        if record is None:
             return Never()
+        world, after_s = record
         try:
             drill = await self._open().drill(key)
         except (QaiError, OSError) as error:
             return Unknown(f"the world that had the drill does not answer: {error}")
         if drill.state == "done":
-            return Done(self._result(drill))
+            return Done(self._result(drill, after_s))
         if drill.state in ("armed", "waiting"):
             return Running(key)
         if drill.state == "disarmed" or world == self._here():
@@ -251,18 +256,18 @@ class World:
     def _here(self) -> str:
         return f"{self._address.pid}/{self._address.epoch_s!r}" if self._address else ""
 
-    def _remembered(self) -> dict[str, str]:
-        """Which world had which key."""
+    def _remembered(self) -> dict[str, tuple[str, float]]:
+        """Which world had which key, and after how long it was to strike."""
         if not self._records.exists():
             return {}
-        said: dict[str, str] = json.loads(self._records.read_text())
-        return said
+        said: dict[str, list[Any]] = json.loads(self._records.read_text())
+        return {key: (str(world), float(after_s)) for key, (world, after_s) in said.items()}
 
-    def _remember(self, key: str) -> None:
+    def _remember(self, key: str, after_s: float) -> None:
         """Before the drill is armed: a crash in between leaves a key the world has never heard of, which is `Never`."""
         self._records.parent.mkdir(parents=True, exist_ok=True)
         draft = self._records.with_suffix(".draft")
-        draft.write_text(json.dumps({**self._remembered(), key: self._here()}))
+        draft.write_text(json.dumps({**self._remembered(), key: (self._here(), after_s)}))
         draft.replace(self._records)
 
 
