@@ -10,6 +10,7 @@ help:
 	@echo "make test      install and run every test (at most 15 minutes on 2 cores)"
 	@echo "make check     format, lint, types, import floors"
 	@echo "make bench     the benchmarks, each with its goal and its peer"
+	@echo "make campaign  the full counts: ten seeds, killed kernels, 500 kills of the bare kernel (an hour)"
 	@echo "make clean     remove the virtual environment and what tools left behind"
 
 $(UV):
@@ -31,13 +32,18 @@ test: $(VENV)/.dev
 	$(PY) -m pytest
 
 check: $(VENV)/.dev
-	$(VENV)/bin/ruff format --check src tests examples
-	$(VENV)/bin/ruff check src tests examples
+	$(VENV)/bin/ruff format --check src tests examples benchmarks
+	$(VENV)/bin/ruff check src tests examples benchmarks
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
 
 bench: $(VENV)/.dev
 	$(PY) -m benchmarks
+
+campaign: $(VENV)/.dev
+	$(PY) -m benchmarks.survey seeds --count 10
+	$(PY) -m benchmarks.survey kills --count 20
+	QAIOS_CRASHES=500 $(PY) -m pytest tests/kernel/test_crash.py
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

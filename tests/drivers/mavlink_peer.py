@@ -14,9 +14,8 @@ from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any, cast
 
-from qaios.worlds.geo import LocalFrame
-
 from qaios.contracts import Clock
+from qaios.robotics.geo import Origin
 from qaios.robotics.vehicle.autopilot import Autopilot
 from qaios.robotics.vehicle.endpoint import Endpoint
 from qaios.robotics.vehicle.plan import Fence, FlightMode, Polygon
@@ -24,7 +23,6 @@ from qaios.worlds.wire import AirSample, Sense
 
 BARRIER_S = 0.04
 RAYS, RANGE_M = 24, 20.0
-LAT_DEG, LON_DEG = 47.3977, 8.5456
 Box = tuple[float, float, float, float]  # west, south, east, north
 
 
@@ -52,9 +50,7 @@ class PeerVehicle(asyncio.DatagramProtocol):
         self._air_s = 0.5
         fence = Fence(Polygon(((-500, -500), (500, -500), (500, 500), (-500, 500)), inclusion=True), 120.0)
         self.autopilot = Autopilot(sysid, (*home_m, 0.0), fence, self._say, self._reached)
-        self.endpoint = Endpoint(
-            self.autopilot, LocalFrame(LAT_DEG, LON_DEG), self._began_s, self._send, loss=loss, seed=sysid
-        )
+        self.endpoint = Endpoint(self.autopilot, Origin(), self._began_s, self._send, loss=loss, seed=sysid)
         self._transport: asyncio.DatagramTransport | None = None
         self._life: asyncio.Task[None] | None = None
 

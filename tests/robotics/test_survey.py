@@ -154,7 +154,6 @@ def test_collecting_joins_flights_and_names_what_is_missing(plan: dict[str, Any]
     flights = [
         {"flown": swaths[1:4], "samples": [[2.0, 0, 0, 20, 9.0, 1.0]], "min_battery_fraction": 0.6, "distance_m": 9.0},
         {"flown": swaths[4:], "samples": [[1.0, 0, 0, 20, 8.0, 1.0]], "min_battery_fraction": 0.5, "distance_m": 5.0},
-        None,
     ]
     whole = survey.collect(flights, plan)
     assert whole["missing"] == [swaths[0]]

@@ -173,6 +173,19 @@ def test_an_upload_that_stops_half_way_changes_nothing_and_is_given_up() -> None
     assert flight.pilots[0].plan_id == 1
 
 
+def test_items_out_of_turn_or_twice_are_not_taken() -> None:
+    flight = Flight(calm_scene())
+    ground = Ground(flight)
+    items = mission(ground)
+    ground.send(common.MAVLink_mission_count_message(1, 1, 3, 0))
+    for item in (items[0], items[0], items[2], items[1], items[0], items[2]):
+        ground.send(item)
+    assert ground.heard("MISSION_ACK")[-1].type == 0
+    assert [item.place_m for item in flight.pilots[0].items] == [
+        pytest.approx(place, abs=0.02) for place in [(-9.0, -66.0, 6.0), (-9.0, -54.0, 6.0), (-1.0, -54.0, 6.0)]
+    ]
+
+
 def test_a_mission_comes_back_as_it_was_sent() -> None:
     flight = Flight(calm_scene())
     ground = Ground(flight)
@@ -379,3 +392,13 @@ def test_plan_ids_survive_where_others_do_not_know_them() -> None:
     assert (plain.count, plain.mission_type, planid.read(plain)) == (7, 1, 0xFFFFFFFF)
     old = mav.decode(bytearray(mav.mission_count_encode(1, 1, 7, 0).pack(mav)))
     assert planid.read(old) == 0
+
+
+def test_a_take_off_item_never_makes_a_flying_vehicle_sink() -> None:
+    flight = Flight(calm_scene())
+    ground = Ground(flight)
+    flight.lift(12.0)
+    ground.upload(mission(ground))
+    assert ground.command(START) == ACCEPTED
+    flight.fly(0.5)
+    assert flight.pilots[0].current == 1

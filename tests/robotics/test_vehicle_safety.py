@@ -320,3 +320,27 @@ def test_ten_vehicles_return_to_their_own_pads_from_everywhere() -> None:
         assert math.dist(flight.place(i)[:2], pad) < 1.5
     assert flight.fleet.ledger.min_separation_m > 2.0
     assert all(math.dist(a, b) > 5.9 for a, b in itertools.combinations(flight.scene.pads_m, 2))
+
+
+def test_armed_and_forgotten_on_the_ground_it_disarms() -> None:
+    flight = Flight(calm_scene())
+    flight.pilots[0].arm()
+    flight.fly(9.0)
+    assert flight.pilots[0].armed
+    flight.fly(2.0)
+    assert not flight.pilots[0].armed
+    flight.lift(6.0)
+    flight.fly(12.0)
+    assert flight.pilots[0].armed
+
+
+def test_the_same_seed_and_commands_fly_the_same_to_the_last_bit_autopilots_included() -> None:
+    def digest(seed: int) -> str:
+        flight = Flight(default_scene(), count=3, seed=seed)
+        flight.lift(8.0)
+        for pilot in flight.pilots:
+            pilot.goto((0.0, -40.0, 8.0))
+        flight.fly(6.0)
+        return flight.fleet.digest()
+
+    assert digest(1) == digest(1) != digest(2)

@@ -73,7 +73,7 @@ def test_without_motors_it_falls_as_a_stone_does(why: str) -> None:
         fleet.advance()
     assert fleet.positions_m[0, 2] < 0.3
     assert fleet.ledger.crashed[0]
-    assert fleet.ledger.contacts[0] >= 1
+    assert bool(fleet.ledger.contacts[0]) is bool(fleet.live[0])  # a wreck's fall is no contact
 
 
 def test_a_battery_that_runs_empty_in_flight_drops_the_drone_and_never_goes_below_zero() -> None:
@@ -113,6 +113,16 @@ def test_it_turns_to_the_heading_asked_for() -> None:
     for _ in range(75):
         fleet.advance()
     assert fleet.sense(0).attitude_rad[2] == pytest.approx(math.pi / 2.0 - 1.0, abs=0.05)  # NED: clockwise from north
+
+
+def test_turning_on_the_spot_does_not_lift_or_drop_it() -> None:
+    fleet = lifted(calm())
+    height = fleet.positions_m[0, 2]
+    for yaw in (2.0, -2.0):
+        fleet.command(0, armed=True, velocity_mps=(0.0, 0.0, 0.0), yaw_rad=yaw)
+        for _ in range(75):
+            fleet.advance()
+            assert abs(fleet.positions_m[0, 2] - height) < 0.1
 
 
 def test_nose_down_is_negative_pitch_and_right_down_is_positive_roll() -> None:

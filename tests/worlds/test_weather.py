@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from qaios.core.errors import Invalid
-from qaios.worlds.air import INTERVAL_MAX_S, INTERVAL_MIN_S, AirSensor, PlumeField, briggs_urban_d, noisy
+from qaios.worlds.air import INTERVAL_MAX_S, INTERVAL_MIN_S, AirSensor, PlumeField, briggs_urban_ab, noisy
 from qaios.worlds.scene import Source, default_scene, read_scene
 from qaios.worlds.wind import DrydenWind, dryden_scales
 from qaios.worlds.wire import Grid
 
 ONE_SOURCE = msgspec.structs.replace(
-    default_scene(), sources=(Source("stack", 0.0, 0.0, 5.0, 50_000.0),), wind_mps=(3.0, 0.0), background_ugm3=0.0
+    default_scene(), sources=(Source("stack", 0.0, 0.0, 5.0, 50_000.0, 8.6),), wind_mps=(3.0, 0.0), background_ugm3=0.0
 )
 
 
@@ -58,8 +58,8 @@ def test_gusts_along_the_wind_are_correlated_over_the_scale_length() -> None:
 
 def test_the_plume_is_the_gaussian_formula_worked_by_hand() -> None:
     distance, cross, height = 60.0, 4.0, 8.0
-    sigma_y = math.hypot(0.16 * distance / math.sqrt(1 + 0.0004 * distance), 1.0)
-    sigma_z = math.hypot(0.14 * distance / math.sqrt(1 + 0.0003 * distance), 1.0)
+    sigma_y = math.hypot(0.32 * distance / math.sqrt(1 + 0.0004 * distance), 8.6 / 4.3)
+    sigma_z = math.hypot(0.24 * distance * math.sqrt(1 + 0.001 * distance), 5.0 / 2.15)
     by_hand = (
         50_000.0
         / (2 * math.pi * 3.0 * sigma_y * sigma_z)
@@ -80,13 +80,13 @@ def test_what_the_wind_carries_through_any_plane_is_what_the_source_emits() -> N
 def test_upwind_there_is_only_the_background_and_the_plume_follows_the_wind() -> None:
     field = PlumeField(msgspec.structs.replace(ONE_SOURCE, background_ugm3=7.0, wind_mps=(0.0, -2.0)))
     assert field.pm25_ugm3((0.0, 30.0, 5.0)) == 7.0
-    assert field.pm25_ugm3((0.0, -30.0, 5.0)) > 100.0
+    assert field.pm25_ugm3((0.0, -30.0, 5.0)) > 50.0
 
 
 def test_briggs_spreads_grow_with_distance() -> None:
-    sigma_y, sigma_z = briggs_urban_d([100.0, 1000.0])
-    assert sigma_y.tolist() == pytest.approx([16.0 / math.sqrt(1.04), 160.0 / math.sqrt(1.4)])
-    assert sigma_z.tolist() == pytest.approx([14.0 / math.sqrt(1.03), 140.0 / math.sqrt(1.3)])
+    sigma_y, sigma_z = briggs_urban_ab([100.0, 1000.0])
+    assert sigma_y.tolist() == pytest.approx([32.0 / math.sqrt(1.04), 320.0 / math.sqrt(1.4)])
+    assert sigma_z.tolist() == pytest.approx([24.0 * math.sqrt(1.1), 240.0 * math.sqrt(2.0)])
 
 
 def test_a_grid_is_read_row_by_row_from_the_south_west() -> None:

@@ -123,13 +123,13 @@ class Flight:
         seen, found = self.link.seen, ObstacleMap()
 
         def fuse() -> None:
-            if seen.position_m is not None and seen.position_m[2] > up_m - 2.0:
+            if seen.range_place_m[2] > up_m - 2.0:
                 found.add(
                     seen.ranges_m,
                     start_rad=seen.range_start_rad,
                     step_rad=seen.range_step_rad,
                     max_m=seen.range_max_m,
-                    position_m=seen.position_m,
+                    position_m=seen.range_place_m,
                     yaw_rad=seen.yaw_rad,
                 )
 

@@ -65,6 +65,8 @@ class Seen:
     custom_mode: int = 0
     armed: bool = False
     position_m: tuple[float, float, float] | None = None  # east, north, up above home
+    velocity_mps: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    position_boot_ms: float = 0.0
     speed_mps: float = 0.0
     yaw_rad: float = 0.0  # clockwise from north, as ATTITUDE has it
     battery_fraction: float | None = None
@@ -76,6 +78,7 @@ class Seen:
     range_step_rad: float = 0.0
     range_start_rad: float = 0.0
     range_max_m: float = 0.0
+    range_place_m: tuple[float, float, float] = (0.0, 0.0, 0.0)  # where the lidar was at that moment
     samples: deque[tuple[float, ...]] = field(default_factory=lambda: deque(maxlen=4096))
     texts: deque[tuple[float, str]] = field(default_factory=lambda: deque(maxlen=32))
 
@@ -89,6 +92,14 @@ class Seen:
     def outside_hands(self) -> bool:
         """Neither the vehicle nor its own plan decides where it goes."""
         return self.custom_mode >> 16 & 0xFF != AUTO
+
+    def place_at(self, boot_ms: float) -> tuple[float, float, float] | None:
+        """Where it was at a moment near the last position: sensors and positions have their own instants."""
+        if self.position_m is None:
+            return None
+        ahead_s = max(-1.0, min(1.0, (boot_ms - self.position_boot_ms) / 1000.0))
+        (x, y, z), (vx, vy, vz) = self.position_m, self.velocity_mps
+        return x + vx * ahead_s, y + vy * ahead_s, z + vz * ahead_s
 
     def last_text(self, since_s: float = -math.inf) -> str:
         return "; ".join(text for at_s, text in self.texts if at_s >= since_s)
@@ -285,7 +296,9 @@ class VehicleLink(asyncio.DatagramProtocol):
     def _global_position(self, message: Any) -> None:
         east, north = self.origin.local(message.lon / 1e7, message.lat / 1e7)
         self.seen.position_m = (east, north, message.relative_alt / 1000.0)
-        self.seen.speed_mps = math.sqrt(message.vx**2 + message.vy**2 + message.vz**2) / 100.0
+        self.seen.velocity_mps = (message.vy / 100.0, message.vx / 100.0, -message.vz / 100.0)
+        self.seen.position_boot_ms = message.time_boot_ms
+        self.seen.speed_mps = math.hypot(*self.seen.velocity_mps)
 
     def _attitude(self, message: Any) -> None:
         self.seen.yaw_rad = message.yaw
@@ -323,13 +336,16 @@ class VehicleLink(asyncio.DatagramProtocol):
         self.seen.range_max_m = message.max_distance / 100.0
         if message.frame != 12:  # not MAV_FRAME_BODY_FRD: angles count from north, not from the nose
             self.seen.range_start_rad -= self.seen.yaw_rad
-        if self.on_scan is not None:
+        place = self.seen.place_at(message.time_usec / 1000.0)
+        if place is not None and self.on_scan is not None:
+            self.seen.range_place_m = place
             self.on_scan()
 
     def _named_value(self, message: Any) -> None:
-        if message.name.rstrip("\0") == "pm25" and self.seen.position_m is not None:
+        place = self.seen.place_at(message.time_boot_ms)
+        if message.name.rstrip("\0") == "pm25" and place is not None:
             at_s = self.site_time_s(message.time_boot_ms)
-            self.seen.samples.append((round(at_s, 3), *self.seen.position_m, float(message.value)))
+            self.seen.samples.append((round(at_s, 3), *place, float(message.value)))
 
     def _text(self, message: Any) -> None:
         self.seen.texts.append((self.clock.now_s(), str(message.text).rstrip("\0")))

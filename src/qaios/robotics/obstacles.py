@@ -5,6 +5,9 @@
 than `SEEN_MIN` times is noise. The outline is of the sides that were seen: the far side of a building is not there,
 so planning adds its clearance and the vehicle's own avoidance stays responsible in flight.
 
+`buildings` joins what several scans saw of the same things into boxes with whole-metre walls. Where a scan happened
+to look from differs a little from flight to flight; the walls do not, so the same place gives the same plan.
+
 Local ENU metres; numpy only, since the driver uses it in the kernel's process.
 """
 
@@ -19,9 +22,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 JOIN_M = 4.0
-CELL_M = 0.5
+CELL_M = 0.25
 SEEN_MIN = 2
-PAD_M = 0.5  # a wall seen edge-on is a line; an outline has width
+WALL_M = 0.4
+PAD_M = 0.25  # a wall seen edge-on is a line; an outline has width
+
+Box = tuple[float, float, float, float]  # west, south, east, north
 
 
 class ObstacleMap:
@@ -70,6 +76,43 @@ class ObstacleMap:
             if seen >= SEEN_MIN:
                 outlines.append({"corners": _outline(points[group]), "hits": seen})
         return sorted(outlines, key=lambda outline: outline["corners"][0])
+
+
+def buildings(outlines: Sequence[Sequence[Sequence[float]]]) -> list[list[list[float]]]:
+    """Boxes around outlines (corners in metres) that lie within `JOIN_M` of each other; walls on whole metres.
+
+    A wall is rounded outward unless it is less than `WALL_M` beyond a whole metre, which is padding and rounding.
+    """
+    boxes = [
+        (min(x), min(y), max(x), max(y))
+        for x, y in (zip(*(corner[:2] for corner in corners), strict=True) for corners in outlines)
+    ]
+    merged: list[Box] = []
+    for box in boxes:
+        grown = box
+        while near := [other for other in merged if _gap_m(grown, other) <= JOIN_M]:
+            merged = [other for other in merged if other not in near]
+            together = [grown, *near]
+            grown = (
+                min(part[0] for part in together),
+                min(part[1] for part in together),
+                max(part[2] for part in together),
+                max(part[3] for part in together),
+            )
+        merged.append(grown)
+    rows = []
+    for low_x, low_y, high_x, high_y in sorted(merged):
+        west, south = math.floor(low_x + WALL_M), math.floor(low_y + WALL_M)
+        east, north = max(west + 1, math.ceil(high_x - WALL_M)), max(south + 1, math.ceil(high_y - WALL_M))
+        rows.append([[float(x), float(y)] for x, y in ((west, south), (east, south), (east, north), (west, north))])
+    return rows
+
+
+def _gap_m(one: Box, other: Box) -> float:
+    """Distance between two boxes, 0 where they overlap."""
+    across = max(one[0] - other[2], other[0] - one[2], 0.0)
+    along = max(one[1] - other[3], other[1] - one[3], 0.0)
+    return math.hypot(across, along)
 
 
 def _groups(points: NDArray[np.float64]) -> list[list[int]]:

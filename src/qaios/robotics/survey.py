@@ -21,6 +21,7 @@ from qaios.core.errors import Invalid
 from qaios.core.values import Result, TaskSpec
 from qaios.robotics import coverage, geo, routing, sectors
 from qaios.robotics.legs import Passage
+from qaios.robotics.obstacles import buildings
 
 if TYPE_CHECKING:
     from shapely.geometry.base import BaseGeometry
@@ -217,20 +218,31 @@ def figures(
     return {name: round(value, 4) if isinstance(value, float) else value for name, value in found.items()}
 
 
-def solids(obstacles: Any) -> list[list[list[float]]]:
-    """Polygons (corners in metres) out of whatever describes obstacles; overlaps are fine. Raises `Invalid`."""
-    if obstacles is None:
-        return []
-    if isinstance(obstacles, Mapping):
-        if "obstacles" in obstacles:
-            return solids(obstacles["obstacles"])
-        if "corners" in obstacles:
-            return [[[float(x), float(y)] for x, y, *_ in obstacles["corners"]]]
-    elif isinstance(obstacles, Sequence) and not isinstance(obstacles, str):
-        if len(obstacles) >= 3 and all(_is_place(item) for item in obstacles):
-            return [[[float(item[0]), float(item[1])] for item in obstacles]]
-        return [solid for item in obstacles for solid in solids(item)]
-    raise Invalid(f"{obstacles!r} describes no obstacle", hint="Give results of drone.scan or lists of [east, north].")
+def solids(found: Any) -> list[list[list[float]]]:
+    """Polygons (corners in metres) out of whatever describes obstacles. Raises `Invalid`.
+
+    What a lidar saw is joined over all scans into boxes (`obstacles.buildings`); polygons are taken as they are.
+    """
+    given, seen = _outlines(found)
+    return given + buildings(seen)
+
+
+def _outlines(found: Any) -> tuple[list[Any], list[Any]]:
+    """(polygons as given, outlines seen by lidar) out of scan results, outlines, polygons, and lists of them."""
+    if found is None:
+        return [], []
+    if isinstance(found, Mapping):
+        if "obstacles" in found:
+            return _outlines(found["obstacles"])
+        if "corners" in found:
+            corners = [[float(x), float(y)] for x, y, *_ in found["corners"]]
+            return ([], [corners]) if "hits" in found else ([corners], [])
+    elif isinstance(found, Sequence) and not isinstance(found, str):
+        if len(found) >= 3 and all(_is_place(item) for item in found):
+            return [[[float(item[0]), float(item[1])] for item in found]], []
+        parts = [_outlines(item) for item in found]
+        return [one for given, _ in parts for one in given], [one for _, seen in parts for one in seen]
+    raise Invalid(f"{found!r} describes no obstacle", hint="Give results of drone.scan or lists of [east, north].")
 
 
 def _standing(

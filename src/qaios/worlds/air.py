@@ -1,10 +1,11 @@
 """The pollution of the scene: Gaussian plumes, and how a sensor reads them.
 
 `PlumeField` is the truth: for each source the steady Gaussian plume with ground reflection, carried by the mean
-wind, over a uniform background. Spreads are Briggs' (1973) urban curves for stability class D as given in
-Hanna, Briggs & Hosker, *Handbook on Atmospheric Diffusion* (DOE/TIC-11223, 1982), table 4.5:
-sigma_y = 0.16 x (1 + 0.0004 x)^-1/2, sigma_z = 0.14 x (1 + 0.0003 x)^-1/2. They were fitted from 100 m on;
-nearer to a source they are an extrapolation, with a floor of 1 m for the size of the source.
+wind, over a uniform background. Spreads are Briggs' (1973) urban curves for Pasquill's stability class A-B (wind of
+2 to 3 m/s on a sunny day) as given in Hanna, Briggs & Hosker, *Handbook on Atmospheric Diffusion* (DOE/TIC-11223,
+1982), table 4.5: sigma_y = 0.32 x (1 + 0.0004 x)^-1/2, sigma_z = 0.24 x (1 + 0.001 x)^1/2. They were fitted from
+100 m on; nearer to a source they are an extrapolation. A source has a size: its width / 4.3 and height / 2.15 are the
+spreads it starts with (Turner, *Workbook of Atmospheric Dispersion Estimates*, 1970, ch. 5), added in quadrature.
 
 `AirSensor` samples it as a drone's optical counter would: at irregular instants, with noise of one sigma
 = 1 ug/m3 + 5 % of the value. All chance comes from the generator it is given.
@@ -24,13 +25,13 @@ INTERVAL_MIN_S = 0.3
 INTERVAL_MAX_S = 1.5
 SIGMA_FLOOR_UGM3 = 1.0
 SIGMA_FRACTION = 0.05
-SPREAD_FLOOR_M = 1.0
+SPREAD_MIN_M = 0.5
 
 
-def briggs_urban_d(distance_m: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def briggs_urban_ab(distance_m: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """(sigma_y, sigma_z) in metres at `distance_m` downwind of the source, any shape."""
     x = np.maximum(np.asarray(distance_m, dtype=np.float64), 0.0)
-    return 0.16 * x / np.sqrt(1.0 + 0.0004 * x), 0.14 * x / np.sqrt(1.0 + 0.0003 * x)
+    return 0.32 * x / np.sqrt(1.0 + 0.0004 * x), 0.24 * x * np.sqrt(1.0 + 0.001 * x)
 
 
 class PlumeField:
@@ -50,7 +51,9 @@ class PlumeField:
             east, north = points[..., 0] - source.east_m, points[..., 1] - source.north_m
             down = east * self._along[0] + north * self._along[1]
             cross = north * self._along[0] - east * self._along[1]
-            spread_y, spread_z = (np.hypot(s, SPREAD_FLOOR_M) for s in briggs_urban_d(down))
+            growth_y, growth_z = briggs_urban_ab(down)
+            spread_y = np.hypot(growth_y, max(SPREAD_MIN_M, source.width_m / 4.3))
+            spread_z = np.hypot(growth_z, max(SPREAD_MIN_M, source.height_m / 2.15))
             height = points[..., 2]
             vertical = np.exp(-0.5 * ((height - source.height_m) / spread_z) ** 2) + np.exp(
                 -0.5 * ((height + source.height_m) / spread_z) ** 2

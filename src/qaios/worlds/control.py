@@ -24,6 +24,7 @@ INTEGRAL_GAIN = 1.2
 INTEGRAL_MAX_MPS2 = 3.0
 ATTITUDE_GAIN = 9.0  # rad/s of rate per rad of error
 RATE_GAIN = 28.0
+YAW_TORQUE_MAX_NM = 0.06  # about 1 N more on one pair of motors and less on the other
 RESTING_MPS = (0.0, 0.0, -3.0)  # reference of a drone that stands and is not asked to climb: motors idle
 
 
@@ -92,6 +93,10 @@ class Controller:
         error = np.matmul(self._error, quaternion[:, :, None])[:, :, 0]
         wanted = error[:, 1:] * (-2.0 * ATTITUDE_GAIN * np.sign(error[:, :1]))
         torque = (wanted - rates) * self._rate_gain
+        # A turn must not take the motors to their stops: that would lift the drone.
+        yaw = torque[:, 2]
+        np.minimum(yaw, YAW_TORQUE_MAX_NM, out=yaw)
+        np.maximum(yaw, -YAW_TORQUE_MAX_NM, out=yaw)
         np.matmul(torque, self._mix, out=out)
         out += self._thrust
         np.maximum(out, 0.0, out=out)

@@ -1,6 +1,7 @@
 """Ground truth about the flight, noted once per barrier: separation, batteries, touches, distance.
 
-No vehicle and no kernel sees it while flying; it is what a flight is judged by afterwards.
+No vehicle and no kernel sees it while flying; it is what a flight is judged by afterwards. A wreck that falls after
+its process died is a crash, not a contact: contacts are what a live vehicle should have avoided.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ class Ledger:
                 if drone < 0:
                     continue
                 hard = float(np.linalg.norm(velocity_before[drone])) > HARD_LANDING_MPS
-                if other != self._ground or hard:
+                if fleet.live[drone] and (other != self._ground or hard):
                     self.contacts[drone] += 1
                 if hard and fleet.positions_m[drone, 2] < REST_HEIGHT_M + 0.5:
                     self.crashed[drone] = True

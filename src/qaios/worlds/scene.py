@@ -26,13 +26,14 @@ class Building(msgspec.Struct, frozen=True):
 
 
 class Source(msgspec.Struct, frozen=True):
-    """A continuous point source of PM2.5."""
+    """A continuous source of PM2.5 of some size."""
 
     name: str
     east_m: float
     north_m: float
     height_m: float
     rate_ugps: float
+    width_m: float = 2.0
 
 
 class Station(msgspec.Struct, frozen=True):
@@ -99,8 +100,8 @@ def default_scene() -> Scene:
             Building("depot", -10.0, -34.0, 16.0, 8.0, 6.0),
         ),
         sources=(
-            Source("yard", -46.0, -38.0, 4.0, 60_000.0),
-            Source("boiler", 8.0, -12.0, 10.0, 25_000.0),
+            Source("yard", -46.0, -38.0, 6.0, 250_000.0, 24.0),
+            Source("works", 12.0, -20.0, 8.0, 100_000.0, 14.0),
         ),
         stations=(
             Station("gate", 0.0, -58.0),

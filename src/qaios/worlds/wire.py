@@ -174,7 +174,7 @@ class VehicleTruth(msgspec.Struct, frozen=True):
     battery_min_fraction: float
     energy_j: float
     flown_m: float
-    contacts: int  # touches of a building, another drone, or the ground faster than 2 m/s
+    contacts: int  # while it lived: touches of a building, another drone, or the ground faster than 2 m/s
     ended_s: float | None = None  # when its process died
     ended_why: str = ""
 

@@ -16,10 +16,11 @@ import selectors
 import signal
 import socket
 import sys
+import traceback
 
 from qaios.core.errors import Invalid, Unreachable
 from qaios.robotics.geo import Origin
-from qaios.robotics.vehicle.autopilot import Autopilot
+from qaios.robotics.vehicle.autopilot import SEVERITY_WARNING, Autopilot
 from qaios.robotics.vehicle.endpoint import Endpoint
 from qaios.robotics.vehicle.plan import Fence, Polygon
 from qaios.worlds import wire
@@ -94,7 +95,11 @@ class Vehicle:
                 datagram, peer = self._udp.recvfrom(DATAGRAM_BYTES)
             except BlockingIOError:
                 return
-            self.endpoint.receive(datagram, peer)
+            try:
+                self.endpoint.receive(datagram, peer)
+            except Exception:  # noqa: BLE001 - whatever a packet brings about, the vehicle goes on flying, and says so
+                sys.stderr.write(traceback.format_exc())
+                self._say(SEVERITY_WARNING, "a packet could not be dealt with")
 
     def _send(self, datagram: bytes, peer: tuple[str, int]) -> None:
         try:

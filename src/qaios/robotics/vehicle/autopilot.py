@@ -27,6 +27,7 @@ SINK_MPS = 1.5
 SHELF_M = 3.0  # vehicles return at four different heights
 SHELVES = 4
 LANDED_S = 0.6
+FORGOTTEN_S = 10.0  # armed on the ground with nothing to do (PX4: COM_DISARM_PRFLT)
 FORCE_DISARM = 21196.0  # MAVLink's magic number
 SEVERITY_WARNING, SEVERITY_NOTICE, SEVERITY_INFO = 4, 5, 6
 FLYING_MODES = frozenset({FlightMode.OFFBOARD, FlightMode.TAKEOFF, FlightMode.HOLD, FlightMode.MISSION})
@@ -93,6 +94,7 @@ class Autopilot:
             raise Conflict("arming refused: not level")
         self.armed = True
         self._still_s = self.now_s
+        self._yaw_rad = math.pi / 2.0 - self.sense.attitude_rad[2]
         self._target = self.position_m
         self.mode = FlightMode.HOLD
 
@@ -305,7 +307,7 @@ class Autopilot:
         if item.command is Command.TAKEOFF or (z < min(item.place_m[2], 3.0) - 0.5 and sense.down_m < 3.0):
             # From the ground it goes straight up first.
             climb = (self._target[0], self._target[1], item.place_m[2])
-            if item.command is Command.TAKEOFF and self._at(climb, math.inf, 0.7):
+            if item.command is Command.TAKEOFF and z >= item.place_m[2] - 0.7:
                 self._item_done()
             return self._towards(climb)
         radius = item.param2 if item.command is Command.WAYPOINT and item.param2 > 0 else self.parameters["NAV_ACC_RAD"]
@@ -386,12 +388,12 @@ class Autopilot:
 
     def _notice_landing(self, sense: Sense) -> None:
         low = sense.down_m < 0.15 and abs(sense.velocity_mps[2]) < 0.2
-        if not (self.armed and low and self.mode is FlightMode.LAND):
+        if not (self.armed and low and self.mode in (FlightMode.LAND, FlightMode.HOLD)):
             self._still_s = sense.t_s
-        elif sense.t_s - self._still_s > LANDED_S:
+        elif sense.t_s - self._still_s > (LANDED_S if self.mode is FlightMode.LAND else FORGOTTEN_S):
+            self._say(SEVERITY_INFO, "landed, disarmed" if self.mode is FlightMode.LAND else "not flown: disarmed")
             self.armed = False
             self.mode = FlightMode.HOLD
-            self._say(SEVERITY_INFO, "landed, disarmed")
 
     # -- moving -------------------------------------------------------------------------------------------------
 
