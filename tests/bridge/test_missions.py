@@ -131,3 +131,21 @@ def test_a_profile_that_is_not_there_is_a_fault_with_a_place() -> None:
     with pytest.raises(MissionInvalid, match=r"m\.yaml:2:10: there is no profile .sin. — did you mean .sim."):
         read_mission(text, file="m.yaml", profiles=("local", "sim"))
     assert read_mission(text, file="m.yaml").profile == "sin"
+
+
+def test_a_function_beside_the_mission_or_in_a_folder_of_the_shell_is_found_by_any_node(tmp_path: Path) -> None:
+    beside, shell = tmp_path / "beside", tmp_path / "shell"
+    (shell / "ours").mkdir(parents=True)
+    beside.mkdir()
+    (beside / "steps.py").write_text("")
+    text = b"""mission: mine
+tasks:
+  a: {do: compute.call, with: {call: "steps:one"}}
+  b: {do: compute.call, with: {call: "ours.deep:two"}}
+  c: {do: compute.call, with: {call: "math:sqrt", args: [4]}}
+  d: {do: compute.call, with: {call: "steps:one", path: [/elsewhere]}}
+"""
+    document = read_mission(text, file="m.yaml", folder=beside, modules=[shell])
+    paths = {name: task.arguments.get("path") for name, task in document.tasks.items()}
+    assert paths == {"a": [str(beside)], "b": [str(shell)], "c": None, "d": ["/elsewhere"]}
+    assert "path" not in read_mission(text, file="-").tasks["a"].arguments

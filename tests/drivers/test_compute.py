@@ -127,10 +127,11 @@ async def test_what_cannot_be_done_is_refused_with_what_to_do(cpu: Compute, task
     assert caught.value.hint
 
 
-async def test_an_exception_is_a_fault_for_good_that_names_the_line(cpu: Compute) -> None:
-    with pytest.raises(DeviceFault, match=r"ZeroDivisionError.*compute_functions.py:\d+ in divide") as caught:
+async def test_an_exception_may_be_tried_again_and_names_the_function_and_the_line(cpu: Compute) -> None:
+    said = r"compute_functions:divide raised ZeroDivisionError.*compute_functions.py:\d+ in divide"
+    with pytest.raises(DeviceFault, match=said) as caught:
         await cpu.execute(call("divide", 1, 0), FakeAttempt())
-    assert not caught.value.retryable
+    assert caught.value.retryable
 
 
 async def test_a_type_error_inside_the_function_is_not_taken_for_wrong_arguments(cpu: Compute) -> None:
@@ -244,10 +245,10 @@ async def test_in_a_batch_a_failure_is_its_own_and_says_why(cpu: Compute) -> Non
     assert outcome.failed.tolist() == [False, True, True, True, True, True, False]
     texts = [msgspec.msgpack.decode(blob) for blob in outcome.blobs]
     assert texts[1].startswith(f"{HERE}:divide raised ZeroDivisionError: division by zero")
-    assert "missing a required argument: 'b'" in texts[2]
-    assert "has no 'missing'" in texts[3]
+    assert "missing a required argument: 'b'" in texts[2]["refused"]
+    assert "has no 'missing'" in texts[3]["refused"]
     assert "missing required field `name`" in texts[4]
-    assert "it should be a str" in texts[5]
+    assert "it should be a str" in texts[5]["refused"]
     assert texts[6] == {"spawn": [], "value": {"grid": [[0.0, 0.0], [0.0, 0.0]], "peak": 0.5}}
 
 

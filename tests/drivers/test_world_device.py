@@ -7,6 +7,7 @@ import shutil
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -116,7 +117,7 @@ async def test_a_drill_is_armed_once_whatever_becomes_of_the_kernel_and_recalled
 
 async def test_a_drill_that_a_lost_world_had_is_unknown(tmp_path: Path) -> None:
     async with world(tmp_path) as address, WorldClock.connect(address.host, address.port, address.token) as clock:
-        Ledger(tmp_path / "devices" / "world" / "ledger").began("k", epoch=1, where="1/0.0")
+        Ledger(tmp_path / "devices" / "world" / "ledger").began("k", epoch=1, where="1/0.0 3.0")
         async with device_of(tmp_path, clock) as device:
             assert isinstance(await device.recall("k"), Unknown)
 
@@ -136,6 +137,8 @@ async def test_a_done_drill_names_its_victim_and_moment(tmp_path: Path) -> None:
         task = Task(1, "m", "d", "world.drill", {"after_s": 0.5, "window_s": 1.0})
         before = clock.now_s()
         result = await device.execute(task, attempt)
+        # Drawn from the seed and not from when it was armed: the next run of this seed has the same moment.
+        assert result.value["after_s"] == round(0.5 + Random(f"drill {address.seed}").random(), 2)
         assert result.value["vehicle"] == "drone-1"
         assert before + 0.4 <= result.value["killed_s"] <= before + 2.0
         assert await device.execute(task, attempt) == result

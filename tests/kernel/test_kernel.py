@@ -32,6 +32,7 @@ from qaios.core.values import (
     Estimate,
     MissionState,
     Result,
+    Rung,
     Shape,
     Task,
     TaskSpec,
@@ -508,7 +509,7 @@ class Rows(ScriptedDevice):
         if not isinstance(self.rows, Mapping):
             return self.rows  # type: ignore[no-any-return]
         ends = [self.rows.get(int(task), Result(1)) for task in batch.ids]
-        failed = np.array([isinstance(end, str) for end in ends])
+        failed = np.array([not isinstance(end, Result) for end in ends])
         return BatchOutcome(failed, tuple(msgspec.msgpack.encode(end) for end in ends))
 
 
@@ -524,6 +525,16 @@ async def test_a_failed_row_of_a_batch_fails_alone_and_a_spawning_row_spawns() -
         failures = [event for event in node.events if isinstance(event, ev.AttemptsFailed)]
         assert [event.ids.tolist() for event in failures] == [[1, 2]]
         assert device.asked[0].arguments == (), "what is equal for all is said once"
+
+
+async def test_a_refused_row_of_a_batch_is_not_tried_again_and_a_failed_one_is() -> None:
+    clock = FakeClock()
+    device = Rows(clock, {1: {"refused": "there is no module 'x' here"}, 2: "division by zero"})
+    async with bench(device, clock=clock) as node:
+        await node.done(*(compute(f"t{number}", retries=1) for number in range(4)))
+        failures = [event for event in node.events if isinstance(event, ev.AttemptsFailed)]
+        assert [event.reason for event in failures if 1 in event.ids] == ["there is no module 'x' here"]
+        assert next(event.rung for event in failures if 2 in event.ids) is Rung.RETRY
 
 
 @pytest.mark.parametrize(

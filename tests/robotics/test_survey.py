@@ -173,3 +173,38 @@ def test_a_plan_needs_vehicles_and_a_known_ending(area: dict[str, Any]) -> None:
         survey.swaths(area)
     with pytest.raises(Invalid, match="goes home or holds"):
         survey.swaths(area, vehicles=DRONES, then="dance")
+
+
+def test_what_the_lidar_saw_of_a_mapped_building_is_that_building_so_that_ragged_outlines_change_no_plan() -> None:
+    school = {
+        "type": "Feature",
+        "properties": {"kind": "building", "height_m": 14.5},
+        "geometry": box(-41, 24, -19, 36),
+    }
+    low = {"type": "Feature", "properties": {"kind": "building", "height_m": 6}, "geometry": box(-18, -38, -2, -30)}
+    ground = {"type": "Feature", "properties": {"kind": "area"}, "geometry": box(-60, -60, 60, 60)}
+    area = survey.area({"type": "FeatureCollection", "features": [ground, school, low]})
+    plans = []
+    for raggedness_m in (0.0, 0.5, 1.5):
+        seen = {
+            "corners": [[-39.5 - raggedness_m, 23.5], [-18.0, 23.0 - raggedness_m / 3], [-18.5, 25.0], [-39.5, 25.5]]
+        }
+        plans.append(survey.swaths(area, {"obstacles": [seen]}, None, DRONES, altitude_m=10.0))
+    assert plans[0] == plans[1] == plans[2]
+    assert plans[0]["obstacles"] == [[[-41.0, 24.0], [-19.0, 24.0], [-19.0, 36.0], [-41.0, 36.0]]]
+    assert plans[0]["unmapped"] == []
+
+
+def test_what_no_map_knows_counts_as_it_was_seen(area: dict[str, Any]) -> None:
+    crane = [[10.0, -40.0], [14.0, -40.0], [14.0, -36.0], [10.0, -36.0]]
+    plan = survey.swaths(area, {"obstacles": [{"corners": crane}]}, None, DRONES)
+    assert plan["unmapped"] == plan["obstacles"] == [crane]
+
+
+def test_every_figure_is_a_number() -> None:
+    collected = {"metrics": {"swaths_planned": 2, "swaths_flown": 2}, "samples": [[1.0, 0.0, 0.0, 12.0, 9.0]]}
+    fits = {"plume_error": 0.4, "baseline_error": 0.5}, {"cost": 2.0, "optimal_cost": 2.0}
+    drill = {"vehicle": "drone-2", "after_s": 40.5, "killed_s": 1e9}
+    figures = survey.figures(collected, *fits, {"min_separation_m": 4.0, "vehicles": []}, drill)
+    assert all(type(value) in (int, float) for value in figures.values()), figures
+    assert figures["killed_after_s"] == 40.5

@@ -52,18 +52,20 @@ def read_mission(
     folder: Path | None = None,
     catalogue: Sequence[DeviceSpec] | None = None,
     profiles: Collection[str] = (),
+    modules: Sequence[Path] = (),
 ) -> MissionDocument:
     """Read and check the text of a mission.
 
     `file` is what faults are reported against. Files named inside are read below `folder`; without one they may not
     be named. Without a `catalogue` it is not asked whether a fleet can do it, nor without `profiles` whether there is
-    the profile it names. Raises `MissionInvalid`.
+    the profile it names. A `compute.call` of a module that lies in `folder` or in one of the folders `modules` gets
+    that folder as its `path`: the node may run elsewhere. Raises `MissionInvalid`.
     """
     faults = Faults(file)
     root = parse(content, faults)
     document = None
     if root is not None:
-        document = _Reader(faults, folder).read(root)
+        document = _Reader(faults, folder, modules).read(root)
         check(root, faults, catalogue)
         _check_profile(root, faults, profiles)
     if len(faults) or document is None:
@@ -103,9 +105,11 @@ def check_document(document: MissionDocument, catalogue: Sequence[DeviceSpec] | 
 class _Reader:
     """From a marked tree to the document, by way of the schema."""
 
-    def __init__(self, faults: Faults, folder: Path | None) -> None:
+    def __init__(self, faults: Faults, folder: Path | None, modules: Sequence[Path]) -> None:
         self._faults = faults
         self._folder = folder
+        self._folders = [one.resolve() for one in ([] if folder is None else [folder, *modules])]
+        self._lies: dict[str, str] = {}  # top-level module -> the folder it lies in, "" for none of ours
 
     def read(self, root: Marked) -> MissionDocument | None:
         if not isinstance(root, Table):
@@ -153,7 +157,26 @@ class _Reader:
             self._faults.add(entry.entries["with"][0], "'with' has no value", "write one or remove the key")
         elif arguments is not None:
             data["with"] = self._content(arguments)
+            if data.get("do") == "compute.call" and isinstance(data["with"], dict):
+                self._point(data["with"])
         return data
+
+    def _point(self, call: dict[str, Any]) -> None:
+        """Say where the function's module lies when it is one of the author's own."""
+        name = call.get("call")
+        if "path" in call or not isinstance(name, str):
+            return
+        top = name.partition(":")[0].partition(".")[0]
+        if top not in self._lies:
+            self._lies[top] = self._folder_of(top)
+        if self._lies[top]:
+            call["path"] = [self._lies[top]]
+
+    def _folder_of(self, top: str) -> str:
+        if not top.isidentifier() or top == "qaios":
+            return ""
+        lying = (one for one in self._folders if (one / f"{top}.py").is_file() or (one / top).is_dir())
+        return str(next(lying, ""))
 
     def _content(self, node: Marked) -> Any:
         """An argument as plain data, with the files it names read in."""

@@ -6,6 +6,7 @@ goes to stdout, what happens meanwhile to stderr.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
@@ -249,15 +250,23 @@ def _load(file: Path, profile: str | None) -> tuple[MissionDocument, str | None]
 
         written, actions = outline(content)
         chosen, specs = fleet_for(actions, profile=profile or (written if written in PROFILES else None))
-        document = read_mission(content, file=name, folder=folder, catalogue=specs, profiles=tuple(PROFILES))
+        document = read_mission(
+            content, file=name, folder=folder, catalogue=specs, profiles=tuple(PROFILES), modules=_module_folders()
+        )
         return document, chosen
     status, specs = running
     _agree(status, profile)
     try:
-        return read_mission(content, file=name, folder=folder, catalogue=specs), None
+        return read_mission(content, file=name, folder=folder, catalogue=specs, modules=_module_folders()), None
     except MissionInvalid:
         click.echo(f"checked against the running node, profile {status.profile} (`qai devices`)", err=True)
         raise
+
+
+def _module_folders() -> list[Path]:
+    """Where this shell would import from: the node that runs the mission may have been started in another."""
+    named = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    return [Path.cwd(), *(Path(folder) for folder in named if folder)]
 
 
 def _content(file: Path) -> tuple[bytes, str, Path]:

@@ -304,4 +304,4 @@ class BatchOutcome(msgspec.Struct, frozen=True):
     """What became of a batch, in the order of its ids."""
 
     failed: NDArray[np.bool_]
-    blobs: tuple[bytes, ...]  # msgpack of `Result`, or of the error text where `failed`
+    blobs: tuple[bytes, ...]  # msgpack of `Result`; where `failed`, of the error's text, or of {"refused": text}

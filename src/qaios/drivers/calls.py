@@ -23,7 +23,7 @@ from collections import deque
 from collections.abc import Callable, Generator
 from typing import IO, Any
 
-from qaios.core.errors import QaiError, Refused
+from qaios.core.errors import DeviceFault, Invalid, QaiError, Refused
 from qaios.drivers.child import ENCODER, last_place, resolve, start_program
 
 OUTPUT_BYTES_MAX = 1024 * 1024  # of each stream of a program, the end of it
@@ -34,21 +34,28 @@ _EXTRAS = _PARTS - {"value"}
 
 def call(request: dict[str, Any]) -> Generator[Any, None, dict[str, Any]]:
     """One call: `{call, args, kwargs}`. Yields what a generator function yields."""
-    function = resolve(request["call"])
+    path = request["call"]
+    function = resolve(path)
     began_s = time.perf_counter()
-    answer = _apply(function, request["call"], request["args"], request["kwargs"])
-    if inspect.isgenerator(answer):
-        answer = yield from answer
-    elif inspect.iscoroutine(answer):
-        answer = _awaited(answer)
+    try:
+        answer = _apply(function, path, request["args"], request["kwargs"])
+        if inspect.isgenerator(answer):
+            answer = yield from answer
+        elif inspect.iscoroutine(answer):
+            answer = _awaited(answer)
+    except (Exception, SystemExit) as error:
+        if isinstance(error, QaiError):
+            raise
+        # A call may run again, so what it raised may be tried again, as often as its task says.
+        raise DeviceFault(_raised(error, path)) from error
     return {**shape(answer), "duration_s": time.perf_counter() - began_s}
 
 
 def call_many(request: dict[str, Any]) -> dict[str, Any]:
     """Many calls: `{calls, which, args, kwargs}`, columns of equal length; `which` indexes `calls`.
 
-    Returns `{blobs, failed, duration_s}`: per call MessagePack of its result, or of its error's text where its
-    index is in `failed`. One call's failure is its own.
+    Returns `{blobs, failed, duration_s}`: per call MessagePack of its result, or of its failure (see `BatchOutcome`)
+    where its index is in `failed`. One call's failure is its own.
     """
     began_s = time.perf_counter()
     functions = [_resolved(path) for path in request["calls"]]
@@ -201,15 +208,21 @@ def _awaited(answer: Any) -> Any:
     return asyncio.run(answer)
 
 
-def _explain(error: BaseException, path: str, args: list[Any], kwargs: dict[str, Any]) -> str:
+def _explain(error: BaseException, path: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
+    """A failure inside a batch, as `BatchOutcome` has it: the same kinds that a call alone ends with."""
     if isinstance(error, QaiError):
-        return f"{error} {error.hint}".strip()
+        text = f"{error} {error.hint}".strip()
+        return {"refused": text} if isinstance(error, Refused | Invalid) else text
     if isinstance(error, TypeError):
         try:
             misfit = _misfit(resolve(path), error, args, kwargs)
         except QaiError:
             misfit = ""
         if misfit:
-            return f"{path} cannot be called like this: {misfit}. Check `args` and `kwargs`."
+            return {"refused": f"{path} cannot be called like this: {misfit}. Check `args` and `kwargs`."}
+    return _raised(error, path)
+
+
+def _raised(error: BaseException, path: str) -> str:
     where = "".join(f" ({place.filename}:{place.lineno} in {place.name})" for place in last_place(error))
     return f"{path} raised {type(error).__name__}: {error}{where}"

@@ -252,7 +252,7 @@ class Compute:
         common = _folders_of(batch.shape.form)
         for index, arguments in enumerate(columns):
             if fault := _call_fault(arguments):
-                failed[index], blobs[index] = True, msgspec.msgpack.encode(fault)
+                failed[index], blobs[index] = True, msgspec.msgpack.encode({"refused": fault})
             else:
                 alone = index if "timeout_s" in arguments else -1  # a limit is for one call, not for its neighbours
                 groups.setdefault((_folders_of(arguments) or common, alone), []).append(index)
@@ -284,7 +284,8 @@ class Compute:
             if self._pool.killings != killings:
                 raise
             if len(indices) == 1:
-                failed[indices[0]], blobs[indices[0]] = True, msgspec.msgpack.encode(str(error))
+                said = {"refused": str(error)} if isinstance(error, Refused) else str(error)
+                failed[indices[0]], blobs[indices[0]] = True, msgspec.msgpack.encode(said)
             elif isinstance(error, ChildDied | Refused):
                 # One of them took the worker down, or cannot travel. They may run again, so each half tries alone.
                 for half in (indices[: len(indices) // 2], indices[len(indices) // 2 :]):

@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 from types import TracebackType
 from typing import Any, Self
 
@@ -163,11 +164,15 @@ class World:
     async def _drill(self, arguments: Mapping[str, Any], attempt: Attempt) -> Result:
         observer, key = self._open(), attempt.key
         after_s = float(arguments.get("after_s", AFTER_S))
+        # Drawn here, so that it can be told: the same seed and the same window have the same moment.
+        draw = Random(f"drill {self._address.seed if self._address else 0}").random()
+        after_s = round(after_s + draw * float(arguments.get("window_s", WINDOW_S)), 2)
         # Before the drill is armed: a crash in between leaves a key this world has never heard of, which is `Never`.
-        await asyncio.to_thread(self._ledger.began, key, epoch=attempt.epoch, where=self._here())
+        where = f"{self._here()} {after_s!r}"
+        await asyncio.to_thread(self._ledger.began, key, epoch=attempt.epoch, where=where)
         self._armed.add(key)
         try:
-            drill = await observer.arm_drill(key, after_s, after_s + float(arguments.get("window_s", WINDOW_S)))
+            drill = await observer.arm_drill(key, after_s, after_s)
             attempt.progress(0.1, "armed")
             while drill.state in ("armed", "waiting"):
                 await attempt.clock.sleep(POLL_S)
@@ -181,7 +186,7 @@ class World:
             self._armed.discard(key)
         if drill.state != "done":
             raise DeviceFault(f"the drill was called off ({drill.state})", retryable=False)
-        return self._result(drill)
+        return self._result(drill, after_s)
 
     async def _call_off(self, key: str) -> None:
         """Disarm on a connection of its own: the cancelled question may have spoilt the other."""
@@ -190,10 +195,10 @@ class World:
             async with Observer.connect(address.host, address.port, address.token) as observer:
                 await observer.disarm_drill(key)
 
-    def _result(self, drill: wire.Drill) -> Result:
+    def _result(self, drill: wire.Drill, after_s: float) -> Result:
         address = self._address
         epoch_s = address.epoch_s if address else 0.0
-        value = {"vehicle": drill.vehicle, "killed_s": epoch_s + (drill.killed_s or 0.0)}
+        value = {"vehicle": drill.vehicle, "after_s": after_s, "killed_s": epoch_s + (drill.killed_s or 0.0)}
         return Result(value, provenance={"simulated": True, "seed": address.seed if address else 0})
 
     async def _truth(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -241,15 +246,17 @@ class World:
             return Unknown(f"its ledger entry is damaged: {error}")
         if entry is None:
             return Never()
+        world, _, after = entry.where.partition(" ")
+        after_s = float(after or 0.0)
         try:
             drill = await self._open().drill(key)
         except (QaiError, OSError) as error:
             return Unknown(f"the world that had the drill does not answer: {error}")
         if drill.state == "done":
-            return Done(self._result(drill))
+            return Done(self._result(drill, after_s))
         if drill.state in ("armed", "waiting"):
             return Running(key)
-        if drill.state == "disarmed" or entry.where == self._here():
+        if drill.state == "disarmed" or world == self._here():
             return Never()
         return Unknown("the world that had the drill is gone, and what it did with it")
 

@@ -213,8 +213,9 @@ class Dispatch:
                 await self._outcomes.finished(name, ids[outcome.good], Blobs.of(outcome.results))
             for row, blob, specs in outcome.spawning:
                 await self._outcomes.spawned(name, int(ids[row]), blob, specs)
-            for reason, rows in outcome.failures.items():
-                await self._outcomes.failed(name, ids[rows], DeviceFault(reason))
+            for (refused, reason), rows in outcome.failures.items():
+                error = Refused(reason) if refused else DeviceFault(reason)
+                await self._outcomes.failed(name, ids[rows], error)
 
     async def _tried(self, running: _Running, work: Coroutine[Any, Any, _T]) -> _T | QaiError | None:
         """What came of it: a value, an error, or None when it was stopped and the device has confirmed."""
@@ -247,7 +248,7 @@ class _BatchEnd:
     good: NDArray[np.bool_]
     results: Sequence[bytes]  # of the good rows
     spawning: Sequence[tuple[int, bytes, Sequence[TaskSpec]]]
-    failures: Mapping[str, Sequence[int]]
+    failures: Mapping[tuple[bool, str], Sequence[int]]  # by whether they were refused, and why
 
 
 async def _executed_batch(device: BatchDevice, batch: Batch, attempt: LiveAttempt) -> _BatchEnd:
@@ -256,9 +257,11 @@ async def _executed_batch(device: BatchDevice, batch: Batch, attempt: LiveAttemp
     if len(outcome.failed) != count or len(outcome.blobs) != count:
         raise ValueError(f"{count} tasks came back as {len(outcome.failed)} outcomes and {len(outcome.blobs)} results")
     good = ~np.asarray(outcome.failed, np.bool_)
-    failures: dict[str, list[int]] = {}
+    failures: dict[tuple[bool, str], list[int]] = {}
     for row in np.flatnonzero(~good).tolist():
-        failures.setdefault(str(msgspec.msgpack.decode(outcome.blobs[row])), []).append(row)
+        said = msgspec.msgpack.decode(outcome.blobs[row])
+        refused = isinstance(said, dict) and "refused" in said
+        failures.setdefault((refused, str(said["refused"] if refused else said)), []).append(row)
     spawning = []
     for row in np.flatnonzero(good).tolist():
         if _SPAWNS_NOTHING not in outcome.blobs[row]:

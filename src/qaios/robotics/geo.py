@@ -85,12 +85,13 @@ class Origin:
 
 @dataclass(frozen=True)
 class Area:
-    """What is to be surveyed, in local metres: a boundary, no-fly zones, named points."""
+    """What is to be surveyed, in local metres: a boundary, no-fly zones, named points, and buildings with heights."""
 
     origin: Origin
     boundary: Polygon
     zones: tuple[Polygon, ...] = ()
     points: Mapping[str, XY] = field(default_factory=dict)
+    buildings: tuple[tuple[Polygon, float], ...] = ()
 
     def plain(self) -> dict[str, Any]:
         """The same as plain data, which `read_area` reads back: it travels between tasks in this form."""
@@ -100,6 +101,7 @@ class Area:
             "boundary": corners(self.boundary),
             "zones": [corners(zone) for zone in self.zones],
             "points": {name: list(point) for name, point in self.points.items()},
+            "buildings": [{"corners": corners(shape), "height_m": height_m} for shape, height_m in self.buildings],
             "surface_m2": round(float(self.boundary.area), 1),
             "projection_error_m": round(self.origin.error_m(reach_m), 4),
         }
@@ -143,8 +145,9 @@ def read_area(document: object, origin: Origin | None = None) -> Area:
     """The area of a GeoJSON FeatureCollection, Feature or Polygon, of a file holding one, or of `Area.plain()`.
 
     In a FeatureCollection each feature's property `kind` says what it is: one Polygon `area`, any number of
-    Polygons `no-fly`, Points `point` with a `name`. The foreign member `origin: [lon, lat]` sets the local
-    origin; without it `origin` counts, and then the site's usual one. Raises `Invalid` saying what and where.
+    Polygons `no-fly`, Polygons `building` with a `height_m` and Points `point` with a `name`. The foreign member
+    `origin: [lon, lat]` sets the local origin; without it `origin` counts, and then the site's usual one. Raises
+    `Invalid` saying what and where.
     """
     if isinstance(document, Area):
         return document
@@ -177,6 +180,10 @@ def _from_plain(document: Mapping[str, Any]) -> Area:
         boundary=polygon(document["boundary"], "the area"),
         zones=tuple(polygon(zone, f"no-fly zone {i}") for i, zone in enumerate(document.get("zones", ()))),
         points={str(name): (float(at[0]), float(at[1])) for name, at in document.get("points", {}).items()},
+        buildings=tuple(
+            (polygon(one["corners"], f"building {i}"), float(one["height_m"]))
+            for i, one in enumerate(document.get("buildings", ()))
+        ),
     )
 
 
@@ -184,7 +191,9 @@ def _from_geojson(document: Mapping[str, Any], origin: Origin) -> Area:
     boundary: Polygon | None = None
     zones: list[Polygon] = []
     points: dict[str, XY] = {}
-    for where, kind, name, geometry in _features(document):
+    buildings: list[tuple[Polygon, float]] = []
+    for where, kind, properties, geometry in _features(document):
+        name = str(properties.get("name", ""))
         if kind == "point":
             if geometry.get("type") != "Point" or not name:
                 raise Invalid(f"{where} is of kind point but is no named Point", hint="Give a Point and a `name`.")
@@ -193,6 +202,8 @@ def _from_geojson(document: Mapping[str, Any], origin: Origin) -> Area:
         shape = _polygon(geometry, where, origin)
         if kind == "no-fly":
             zones.append(shape)
+        elif kind == "building":
+            buildings.append((shape, _height_m(properties, where)))
         elif boundary is None:
             boundary = shape
         else:
@@ -208,14 +219,21 @@ def _from_geojson(document: Mapping[str, Any], origin: Origin) -> Area:
             f"where the local projection is off by {origin.error_m(reach_m):.1f} m",
             hint="Set `origin: [lon, lat]` in the GeoJSON to a place within the area.",
         )
-    return Area(origin, boundary, tuple(zones), points)
+    return Area(origin, boundary, tuple(zones), points, tuple(buildings))
 
 
-def _features(document: Mapping[str, Any]) -> list[tuple[str, str, str, Mapping[str, Any]]]:
-    """(where, kind, name, geometry) of every feature."""
+def _height_m(properties: Mapping[str, Any], where: str) -> float:
+    height_m = properties.get("height_m")
+    if isinstance(height_m, bool) or not isinstance(height_m, int | float) or not 0.0 < height_m < math.inf:
+        raise Invalid(f"{where} is a building of height_m {height_m!r}", hint="Give its height above ground in metres.")
+    return float(height_m)
+
+
+def _features(document: Mapping[str, Any]) -> list[tuple[str, str, Mapping[str, Any], Mapping[str, Any]]]:
+    """(where, kind, properties, geometry) of every feature."""
     kind = document.get("type")
     if kind == "Polygon":
-        return [("the GeoJSON", "area", "", document)]
+        return [("the GeoJSON", "area", {}, document)]
     features = document.get("features") if kind == "FeatureCollection" else [document] if kind == "Feature" else None
     if not isinstance(features, Sequence):
         raise Invalid(f"GeoJSON of type {kind!r} is no area", hint="Give a FeatureCollection, a Feature or a Polygon.")
@@ -227,9 +245,9 @@ def _features(document: Mapping[str, Any]) -> list[tuple[str, str, str, Mapping[
             raise Invalid(f"{where} has no geometry", hint="Every feature needs one.")
         properties = feature.get("properties") or {}
         kind = properties.get("kind", "point" if geometry.get("type") == "Point" else "area")
-        if kind not in ("area", "no-fly", "point"):
-            raise Invalid(f"{where} is of unknown kind {kind!r}", hint="Use area, no-fly or point.")
-        rows.append((where, str(kind), str(properties.get("name", "")), geometry))
+        if kind not in ("area", "no-fly", "building", "point"):
+            raise Invalid(f"{where} is of unknown kind {kind!r}", hint="Use area, no-fly, building or point.")
+        rows.append((where, str(kind), properties, geometry))
     return rows
 
 

@@ -26,6 +26,7 @@ from qaios.robotics.obstacles import buildings
 if TYPE_CHECKING:
     from shapely.geometry.base import BaseGeometry
 
+MATCH_M = 3.0  # what was seen this near a mapped building is that building; less than any clearance flown with
 FENCE_MARGIN_M = 20.0  # how far outside the area and the homes a vehicle may stray before its own fence stops it
 
 
@@ -35,11 +36,19 @@ def area(document: Any) -> dict[str, Any]:
 
 
 def cells(
-    area: Any, obstacles: Any = (), *, clearance_m: float = 4.0, width_m: float = 16.0, count: int = 8, parts: int = 4
+    area: Any,
+    obstacles: Any = (),
+    *,
+    altitude_m: float = 20.0,
+    clearance_m: float = 4.0,
+    width_m: float = 16.0,
+    count: int = 8,
+    parts: int = 4,
 ) -> dict[str, Any]:
     """The sector split of the free region as data for `quantum.optimize`: cells with load, borders, parts (2 or 4)."""
     ground = geo.read_area(area)
-    zones = coverage.keepouts(ground, solids(obstacles), clearance_m)
+    standing, _ = _standing(ground, obstacles, altitude_m)
+    zones = coverage.keepouts(ground, standing, clearance_m)
     problem = sectors.cells(coverage.free_region(ground, zones), width_m=width_m, count=count)
     return problem | {"parts": parts}
 
@@ -71,8 +80,8 @@ def swaths(
     crews = _crews(vehicles)
     if then not in ("home", "hold"):
         raise Invalid(f"after the survey a vehicle goes home or holds, not {then!r}", hint="Use home or hold.")
-    found = solids(obstacles)
-    plan = coverage.cover(ground, found, width_m=width_m, clearance_m=clearance_m)
+    standing, unmapped = _standing(ground, obstacles, altitude_m)
+    plan = coverage.cover(ground, standing, width_m=width_m, clearance_m=clearance_m)
     zones = plan.zones
     parts = _sector_shapes(sectors)
     lines = coverage.split(plan.swaths, parts, shortest_m=width_m / 2.0) if parts else plan.swaths
@@ -102,7 +111,8 @@ def swaths(
         "angle_deg": plan.angle_deg,
         "length_m": round(sum(line.length_m for line in lines), 1),
         "unreached_m2": plan.unreached_m2,
-        "obstacles": found,
+        "obstacles": standing,
+        "unmapped": unmapped,
         "swaths_planned": len(lines),
     }
 
@@ -190,7 +200,7 @@ def figures(
     truth: Mapping[str, Any] | None = None,
     drill: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The survey in a few numbers, units last; what only the simulated world knows is there when `truth` is."""
+    """The survey in figures, numbers only, units last; what only the simulated world knows is there when `truth` is."""
     known = truth or {}
     found = {
         **collected["metrics"],
@@ -203,8 +213,8 @@ def figures(
     if known:
         # The battery of a vehicle whose process was killed counts up to its death, as its own reports did.
         found["contacts"] = sum(int(vehicle["contacts"]) for vehicle in known["vehicles"] if not vehicle["ended_why"])
-    if drill and collected["samples"]:
-        found |= {"killed_vehicle": drill["vehicle"], "killed_after_s": drill["killed_s"] - collected["samples"][0][0]}
+    if drill:
+        found["killed_after_s"] = drill["after_s"]
     return {name: round(value, 4) if isinstance(value, float) else value for name, value in found.items()}
 
 
@@ -233,6 +243,25 @@ def _outlines(found: Any) -> tuple[list[Any], list[Any]]:
         parts = [_outlines(item) for item in found]
         return [one for given, _ in parts for one in given], [one for _, seen in parts for one in seen]
     raise Invalid(f"{found!r} describes no obstacle", hint="Give results of drone.scan or lists of [east, north].")
+
+
+def _standing(
+    ground: geo.Area, obstacles: Any, altitude_m: float
+) -> tuple[list[list[list[float]]], list[list[list[float]]]]:
+    """What to keep clear of at this altitude, and the part of it that no map knew.
+
+    The area's buildings stand where the map has them. What a lidar saw of one is a ragged outline that comes out a
+    little different on every flight, so where it agrees with the map the map counts, and the same seed gives the
+    same plan; what the map does not know counts as it was seen.
+    """
+    tall = [shape for shape, height_m in ground.buildings if height_m >= altitude_m]
+    mapped = [shape.buffer(MATCH_M) for shape in (*(shape for shape, _ in ground.buildings), *ground.zones)]
+    unmapped = [
+        solid
+        for solid in solids(obstacles)
+        if not any(shape.contains(geo.polygon(solid, "an obstacle")) for shape in mapped)
+    ]
+    return [geo.corners(shape) for shape in tall] + unmapped, unmapped
 
 
 def fence(ground: geo.Area, homes: Sequence[geo.XY]) -> dict[str, Any]:
