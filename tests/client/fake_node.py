@@ -47,6 +47,7 @@ class FakeNode:
         self.changed = asyncio.Condition()
         self.closed = asyncio.Event()
         self.halted: list[str] = []
+        self.resolved: list[tuple[str, str, bool]] = []
         self.cancelled: list[tuple[str, str | None]] = []
         self.watchers = 0
         self._runs: set[asyncio.Task[None]] = set()
@@ -236,6 +237,12 @@ class FakeNode:
                         await self.changed.wait()
         finally:
             self.watchers -= 1
+
+    async def resolve(self, mission: str, task: str, *, happened: bool) -> None:
+        view = await self.mission(mission)
+        if task not in {one.name for one in view.tasks}:
+            raise NotFound(f"mission {mission} has no task {task}")
+        self.resolved.append((view.id, task, happened))
 
     async def events(self, after: int = 0, limit: int = 1000) -> Sequence[EventView]:
         return self.log[after : after + limit]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -118,3 +119,30 @@ async def test_what_is_not_there_is_not_found(tmp_path: Path) -> None:
         for asked in (system.mission("nobody"), system.report("nobody"), system.cancel("nobody")):
             with pytest.raises(NotFound):
                 await asked
+
+
+async def test_a_person_says_what_became_of_an_unknown_outcome_and_the_mission_goes_on(tmp_path: Path) -> None:
+    """A program is killed with the node: nobody knows what it had done, so it waits for a person."""
+    begun = tmp_path / "begun"
+    waiting = document(
+        program={"do": "compute.run", "with": {"command": ["sh", "-c", f"touch {begun}; sleep 600"]}},
+        after={"do": "compute.call", "needs": ["program"], "with": {"call": "math:sqrt", "args": [16]}},
+    )
+    async with System.boot(settings(tmp_path)) as system:
+        mission = await system.submit(waiting)
+        async with asyncio.timeout(30):
+            while not begun.exists():  # noqa: ASYNC110 - it is made by another process
+                await asyncio.sleep(0.01)
+        with pytest.raises(Conflict):
+            await system.resolve(mission, "program", happened=True)
+        # Closing leaves the attempt where it is, as a crash would.
+    async with System.boot(settings(tmp_path)) as system:
+        assert await _settled(system, mission) == "unknown"
+        await system.resolve(mission, "program", happened=True)
+        assert await system.finish(mission) == "done"
+
+
+async def _settled(system: System, mission: str) -> str:
+    while (state := (await system.mission(mission)).state) == "running":
+        await asyncio.wait_for(system.shelf.more(len(system.shelf.events)), 30)
+    return state

@@ -59,6 +59,12 @@ class Node(Protocol):
     async def cancel(self, mission: str, task: str | None = None) -> None:
         """Ask for it to stop; returns when the request is durable, not when the devices have confirmed."""
 
+    async def resolve(self, mission: str, task: str, *, happened: bool) -> None:
+        """Say what became of a task whose outcome is unknown: it happened (done), or never did (tried again).
+
+        Raises `Conflict` for a task whose outcome is known.
+        """
+
     def watch(self, mission: str | None = None, after: int = 0) -> AsyncIterator[EventView]:
         """Events with a sequence greater than `after`, past ones first, then as they happen.
 

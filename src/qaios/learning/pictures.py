@@ -21,7 +21,6 @@ from qaios.core.errors import Invalid
 VEHICLES = ("#0072B2", "#D55E00", "#CC79A7", "#56B4E9", "#E69F00", "#009E73", "#000000")  # Okabe & Ito 2008
 INK, QUIET, FAINT, WALL, DANGER = "#22303c", "#52606d", "#8795a1", "#9aa5b1", "#b3261e"
 PAPER = "#ffffff"
-Ring = Sequence[Sequence[float]]
 
 
 def mission_picture_task(**arguments: Any) -> dict[str, Any]:

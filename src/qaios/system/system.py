@@ -67,7 +67,6 @@ class System:
         self._steps_s: dict[str, float] = {}
         self._closing = asyncio.Event()
         self._fatal: BaseException | None = None
-        self._halted: set[str] = set()
         home = settings.home
         home.mkdir(parents=True, exist_ok=True, mode=0o700)
         (home / "run").mkdir(exist_ok=True, mode=0o700)
@@ -271,7 +270,7 @@ class System:
             simulated=self.clock.follows_world,
             engines=engines,
             counts=projection.state_counts(self.kernel),
-            halted=sorted(self._halted),
+            halted=sorted(self.kernel.machine.halted),
         )
 
     async def catalogue(self) -> Sequence[DeviceSpec]:
@@ -393,18 +392,19 @@ class System:
         return await asyncio.to_thread(self.artifacts.get, sha256)
 
     async def halt(self, device: str | None = None) -> Sequence[str]:
-        names = await self.kernel.halt(None if device is None else [device], by=getpass.getuser())
-        self._halted |= set(names)
-        return names
+        return await self.kernel.halt(None if device is None else [device], by=getpass.getuser())
 
     async def release(self, device: str) -> None:
         await self.kernel.fleet.release(device)
-        self._halted.discard(device)
 
     async def resolve(self, mission: str, task: str, *, happened: bool) -> None:
         """A person says what became of a task whose outcome is unknown."""
         record = self._record(mission)
-        await self.kernel.resolve(self.kernel.task_id(record.id, task), happened=happened, by=getpass.getuser())
+        number = self.kernel.task_id(record.id, task)
+        if self.kernel.machine.state[number] != TaskState.UNKNOWN:
+            state = TaskState(self.kernel.machine.state[number]).name.lower()
+            raise Conflict(f"task {task} is {state}, its outcome is not unknown", hint="there is nothing to resolve")
+        await self.kernel.resolve(number, happened=happened, by=getpass.getuser())
 
     async def shutdown(self) -> None:
         self._closing.set()

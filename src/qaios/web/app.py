@@ -115,6 +115,11 @@ def _serve_missions(app: FastAPI, node: Node) -> None:
         await node.cancel(mission, task)
         return Accepted()
 
+    @app.post("/v1/missions/{mission:path}/resolve", status_code=202)
+    async def resolve(mission: str, task: str, happened: bool) -> Accepted:
+        await node.resolve(mission, task, happened=happened)
+        return Accepted()
+
     @app.get("/v1/missions/{mission:path}")
     async def one(mission: str) -> MissionView:
         return await node.mission(mission)
