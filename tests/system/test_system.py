@@ -128,5 +128,5 @@ def test_a_driver_whose_module_breaks_in_any_way_is_named(tmp_path: Path, monkey
     monkeypatch.syspath_prepend(str(tmp_path))
     point = EntryPoint("broken", "broken_driver:DRIVER", "qaios.drivers")
     monkeypatch.setattr(composition, "found", lambda _group: dict.fromkeys(PROFILES["local"], point))
-    with pytest.raises(Invalid, match="driver broken .* cannot be loaded: ZeroDivisionError"):
+    with pytest.raises(Invalid, match=r"driver broken .* cannot be loaded: ZeroDivisionError"):
         composition.drivers(Settings(home=tmp_path, drivers={}))

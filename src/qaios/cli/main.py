@@ -54,7 +54,7 @@ def run(arguments: list[str] | None = None) -> int:
 
 
 def show_disk_error(error: OSError) -> int:
-    """A folder that is not there, may not be written or is full: the person's to mend, so no traceback. The exit code."""
+    """A folder that is not there or may not be written is the person's to mend: no traceback. Returns the exit code."""
     import click
 
     from qaios.core.errors import Denied, QaiError
