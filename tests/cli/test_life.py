@@ -62,3 +62,16 @@ def test_a_node_lives_works_dies_and_comes_back(home: Path, tmp_path: Path) -> N
     assert read_node_file(home) is None
     assert qai("status").code == 7
     assert qai("doctor").code == 0
+
+
+@pytest.mark.parametrize("line", ["boot", "boot --detach", "mission run ROOTS"])
+def test_a_home_that_cannot_be_written_is_an_error_and_no_traceback(
+    line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "roots.yaml").write_text(MISSION)
+    monkeypatch.setenv("QAIOS_HOME", str(tmp_path / "file" / "home"))
+    ended = qai(*(str(tmp_path / "roots.yaml") if word == "ROOTS" else word for word in line.split()))
+    assert ended.code == 1
+    assert "Traceback" not in ended.err
+    assert "hint: QAIOS_HOME must name a folder" in ended.err

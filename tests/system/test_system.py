@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
 
-from qaios.core.errors import Conflict, MissionInvalid, NotFound
+from qaios.client.local import catalogue
+from qaios.core.errors import Conflict, Invalid, MissionInvalid, NotFound
 from qaios.schema.mission import MissionDocument
-from qaios.system.config import Settings
+from qaios.system import boot as composition
+from qaios.system.config import PROFILES, Settings
 from qaios.system.system import System
 
 
@@ -146,3 +149,29 @@ async def _settled(system: System, mission: str) -> str:
     while (state := (await system.mission(mission)).state) == "running":
         await asyncio.wait_for(system.shelf.more(len(system.shelf.events)), 30)
     return state
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b'[drivers.compute]\nnome = "x"\n', r"\[drivers.compute\]: unknown field 'nome'"),
+        (b"[drivers.compute]\nprocesses = 'many'\n", r"\[drivers.compute\]: Expected `int`"),
+        (b"\xff\xfe", "config.toml"),
+    ],
+)
+def test_a_mistake_in_the_settings_file_is_said_and_never_passed_over(
+    tmp_path: Path, content: bytes, said: str
+) -> None:
+    (tmp_path / "config.toml").write_bytes(content)
+    with pytest.raises(Invalid, match=said) as caught:
+        catalogue(home=tmp_path)
+    assert caught.value.hint
+
+
+def test_a_driver_whose_module_breaks_in_any_way_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "broken_driver.py").write_text("DRIVER = 1 / 0\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    point = EntryPoint("broken", "broken_driver:DRIVER", "qaios.drivers")
+    monkeypatch.setattr(composition, "found", lambda _group: dict.fromkeys(PROFILES["local"], point))
+    with pytest.raises(Invalid, match=r"driver broken .* cannot be loaded: ZeroDivisionError"):
+        composition.drivers(Settings(home=tmp_path, drivers={}))

@@ -45,10 +45,23 @@ def run(arguments: list[str] | None = None) -> int:
     except Exception as error:
         from qaios.core.errors import QaiError
 
+        if isinstance(error, OSError) and error.filename is not None:
+            return show_disk_error(error)
         if not isinstance(error, QaiError):
             raise
         show_error(error)
         return error.exit_code
+
+
+def show_disk_error(error: OSError) -> int:
+    """A folder that is not there or may not be written is the person's to mend: no traceback. Returns the exit code."""
+    import click
+
+    from qaios.core.errors import Denied, QaiError
+
+    click.echo(f"error: {error.filename}: {error.strerror}", err=True)
+    click.echo("hint: QAIOS_HOME must name a folder that you may write and that has room; see `qai doctor`", err=True)
+    return Denied.exit_code if isinstance(error, PermissionError) else QaiError.exit_code
 
 
 def show_error(error: Exception) -> None:

@@ -207,7 +207,10 @@ def export(path: Path, *, decode: Callable[[bytes], Sequence[Event]], after: int
         rows = connection.execute("SELECT number, hash, payload FROM blocks WHERE number > ? ORDER BY number", (after,))
         for number, digest, payload in rows:
             if number != expected or digest != _chained(previous, number, payload):
-                raise JournalBroken(f"{path}: block {expected} is damaged or missing; its hash does not follow")
+                raise JournalBroken(
+                    f"{path}: block {expected} is damaged or missing; its hash does not follow",
+                    hint="Restore journal.db* from one backup, or set QAIOS_HOME to begin anew; nothing was changed.",
+                )
             events = [event for part in msgspec.msgpack.decode(payload, type=list[bytes]) for event in decode(part)]
             yield Block(number, previous, digest, events)
             expected, previous = number + 1, digest

@@ -42,9 +42,9 @@ def drivers(settings: Settings) -> dict[str, Driver[Any]]:
 def _loaded(point: EntryPoint) -> Driver[Any]:
     try:
         driver: Driver[Any] = point.load()
-    except ImportError as error:
+    except Exception as error:  # importing other people's modules may raise anything
         raise Invalid(
-            f"driver {point.name} ({point.value}) cannot be loaded: {error}",
+            f"driver {point.name} ({point.value}) cannot be loaded: {type(error).__name__}: {error}",
             hint="install what it needs, or leave it out of the settings",
         ) from error
     return driver
@@ -54,6 +54,8 @@ def configured(name: str, driver: Driver[Any], settings: Settings) -> Any:
     """The driver's config with the settings' section applied. Raises `Invalid` naming the section."""
     told = {**_by_profile(name, settings), **settings.drivers.get(name, {})}
     fields = getattr(driver.config, "__dataclass_fields__", {})
+    if unknown := [key for key in settings.drivers.get(name, {}) if key not in fields]:
+        raise Invalid(f"[drivers.{name}]: unknown field {unknown[0]!r}", hint=f"its fields are {', '.join(fields)}")
     try:
         return msgspec.convert(told, driver.config)
     except msgspec.ValidationError as error:

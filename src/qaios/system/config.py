@@ -57,8 +57,8 @@ class Settings:
         told: dict[str, Any] = {}
         if path.exists():
             try:
-                told = tomllib.loads(path.read_text())
-            except tomllib.TOMLDecodeError as error:
+                told = tomllib.loads(path.read_text(encoding="utf-8"))
+            except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
                 raise Invalid(f"{path}: {error}", hint="it is TOML, see docs/reference/settings.md") from error
         known = set(Settings.__dataclass_fields__) - {"home"}
         for key in told:
