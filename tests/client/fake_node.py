@@ -6,7 +6,8 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Sequence
 
-from qaios.core.errors import Conflict, NotFound
+from qaios.bridge.missions import check_document
+from qaios.core.errors import Conflict, MissionInvalid, NotFound
 from qaios.core.values import DeviceSpec
 from qaios.schema.mission import MissionDocument, task_specs
 from qaios.schema.views import (
@@ -46,6 +47,7 @@ class FakeNode:
         self.changed = asyncio.Condition()
         self.closed = asyncio.Event()
         self.halted: list[str] = []
+        self.resolved: list[tuple[str, str, bool]] = []
         self.cancelled: list[tuple[str, str | None]] = []
         self.watchers = 0
         self._runs: set[asyncio.Task[None]] = set()
@@ -91,6 +93,11 @@ class FakeNode:
 
     async def missions(self) -> Sequence[MissionView]:
         return [(await self.mission(name)).model_copy(update={"tasks": []}) for name in self.documents]
+
+    @staticmethod
+    def _check(document: MissionDocument) -> None:
+        if faults := check_document(document, CATALOGUE):
+            raise MissionInvalid(faults)
 
     def _find(self, mission: str) -> str:
         named = [found for found, document in self.documents.items() if mission in (found, document.mission)]
@@ -176,9 +183,11 @@ class FakeNode:
         )
 
     async def plan(self, document: MissionDocument) -> Sequence[TaskView]:
+        self._check(document)
         return [task.model_copy(update={"device": "drone-1"}) for task in self._tasks(document, False)]
 
     async def submit(self, document: MissionDocument, *, seed: int | None = None, key: str | None = None) -> str:
+        self._check(document)
         if key is not None and key in self.keys:
             if self.documents[self.keys[key]] != document:
                 raise Conflict("this key belongs to another mission", hint="use a new key")
@@ -228,6 +237,12 @@ class FakeNode:
                         await self.changed.wait()
         finally:
             self.watchers -= 1
+
+    async def resolve(self, mission: str, task: str, *, happened: bool) -> None:
+        view = await self.mission(mission)
+        if task not in {one.name for one in view.tasks}:
+            raise NotFound(f"mission {mission} has no task {task}")
+        self.resolved.append((view.id, task, happened))
 
     async def events(self, after: int = 0, limit: int = 1000) -> Sequence[EventView]:
         return self.log[after : after + limit]

@@ -98,6 +98,5 @@ class TestPrograms(ComputeKit):
 
     async def unknown_key(self, site: Site) -> str:
         ledger = Ledger(self.home / "devices" / "cpu" / "ledger")
-        ledger.open()
-        ledger.began("lost")
+        ledger.began("lost", epoch=1)
         return "lost"

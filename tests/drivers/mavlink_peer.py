@@ -74,6 +74,7 @@ class PeerVehicle(asyncio.DatagramProtocol):
         self.kill()
         if self._life is not None:
             await asyncio.gather(self._life, return_exceptions=True)
+        await asyncio.sleep(0)  # a transport closes its socket a turn of the loop later
 
     def person_takes_over(self) -> None:
         """A pilot switches to position mode."""

@@ -7,7 +7,6 @@ machine, because every process it starts has to import qiskit.
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from qaios.contracts import Site
 from qaios.core.errors import DeviceFault, OutcomeUnknown, Refused
 from qaios.core.values import Done, Effect, Never, Result, Running, Shape, Task, Unknown
 from qaios.drivers.aer import DRIVER, OPTIMIZE, SAMPLE, AerConfig, AerDevice, devices
+from qaios.drivers.ledger import Ledger
 from qaios.drivers.worker import started_s
 from qaios.quantum.qubo import solve_classical
 from qaios.testing.clock import FakeClock
@@ -186,11 +186,10 @@ async def test_a_submission_is_on_disk_before_the_run_and_void_when_it_is_halted
     device: AerDevice, home: Path, key: str
 ) -> None:
     run = await begun(device, key)
-    with sqlite3.connect(home / "devices" / "ibm-boston" / "runs.sqlite") as database:
-        line = database.execute("SELECT state, pid FROM runs WHERE key = ?", (key,)).fetchone()
-    database.close()
+    entry = Ledger(home / "devices" / "ibm-boston" / "ledger").find(key)
     pid = device.status().pid
-    assert pid is not None and line == ("submitted", pid)
+    assert entry is not None and pid is not None
+    assert (entry.state, entry.pid) == ("began", pid)
     # A kernel started anew is told that it runs, as long as that process lives.
     assert isinstance(await make(home).recall(key), Running)
     await device.halt()
@@ -223,9 +222,9 @@ async def test_machines_share_a_warm_worker_until_both_run_and_promise_by_their_
 
 
 async def test_a_ledger_that_cannot_be_trusted_runs_nothing(tmp_path: Path) -> None:
-    path = tmp_path / "devices" / "ibm-boston" / "runs.sqlite"
-    path.parent.mkdir(parents=True)
-    path.write_bytes(b"this was a ledger once " * 500)
+    entry = Ledger(tmp_path / "devices" / "ibm-boston" / "ledger").path("k")
+    entry.parent.mkdir(parents=True)
+    entry.write_bytes(b"this was an entry once")
     async with make(tmp_path) as machine:
         assert isinstance(await machine.recall("k"), Unknown)
         with pytest.raises(OutcomeUnknown):

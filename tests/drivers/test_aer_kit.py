@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import sqlite3
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 
+import msgspec
+
 from qaios.contracts import Device, Site
 from qaios.core.values import Task
 from qaios.drivers.aer import DRIVER, SAMPLE, AerConfig, devices
+from qaios.drivers.ledger import Entry, Ledger
 from qaios.testing.device_kit import DeviceKit
 from qaios.testing.driver_kit import DriverKit
 from tests.quantum.circuits_for_tests import BELL, ghz
@@ -35,18 +37,13 @@ class TestSimulatedMachine(DeviceKit):
         return Task(2, "mission", "slow", SAMPLE, {"circuit": ghz(13), "shots": 20_000})
 
     def effects(self, device: Device) -> int:
-        path = self.home / "devices" / "ibm-boston" / "runs.sqlite"
-        if not path.exists():
-            return 0
-        database = sqlite3.connect(path)
-        (count,) = database.execute("SELECT COUNT(*) FROM runs WHERE state = 'done'").fetchone()
-        database.close()
-        return int(count)
+        entries = (self.home / "devices" / "ibm-boston" / "ledger").glob("*.entry")
+        return sum(msgspec.msgpack.decode(path.read_bytes(), type=Entry).state == "done" for path in entries)
 
     async def unknown_key(self, site: Site) -> str:
-        path = self.home / "devices" / "ibm-boston" / "runs.sqlite"
-        path.parent.mkdir(parents=True)
-        path.write_bytes(b"this was a ledger once " * 500)
+        entry = Ledger(self.home / "devices" / "ibm-boston" / "ledger").path("kit/mission/lost")
+        entry.parent.mkdir(parents=True)
+        entry.write_bytes(b"this was an entry once")
         return "kit/mission/lost"
 
 

@@ -342,6 +342,24 @@ async def test_a_vehicle_that_had_gone_home_by_itself_flies_only_what_is_left(tm
         await ground.close(after)
 
 
+async def test_a_flight_from_before_the_crash_waits_for_one_that_was_quicker_and_then_ends(tmp_path: Path) -> None:
+    async with field(tmp_path) as ground:
+        run = ground.begin("drone.survey", swaths=SWATHS, altitude_m=10, speed_mps=5)
+        await ground.until(lambda: ground.flown() == ["S00"])
+        await crash(ground, run)
+        after = await ground.open(ground.fresh())
+        first = ground.begin("drone.goto", "quicker", after, to=[20, 5], altitude_m=10)
+        second = ground.begin("drone.survey", "k", after, swaths=SWATHS, altitude_m=10, speed_mps=5)
+        await ground.clock.carry(first)
+        assert (await ground.clock.carry(second)).value["flown"] == ["S00", "S01", "S02"]
+        third = ground.begin("drone.goto", "third", after, to=[40, 5], altitude_m=10)
+        await ground.until(lambda: ground.peer.autopilot.mode.name == "MISSION")
+        with pytest.raises(Refused, match="another task"):
+            await ground.do("drone.goto", "fourth", after, to=[0, 5], altitude_m=10)
+        await ground.clock.carry(third)
+        await ground.close(after)
+
+
 async def test_a_plan_that_someone_else_replaced_is_unknown(tmp_path: Path) -> None:
     async with field(tmp_path) as ground:
         run = ground.begin("drone.survey", swaths=SWATHS, altitude_m=10)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import shutil
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
@@ -16,6 +15,7 @@ import pytest
 from qaios.contracts import Device, Site
 from qaios.core.errors import Refused
 from qaios.core.values import Done, Never, Running, Shape, Task, Unknown
+from qaios.drivers.ledger import Ledger
 from qaios.drivers.world import DRIVER, World, WorldConfig, devices
 from qaios.testing.device_kit import DeviceKit
 from qaios.testing.memory import FakeAttempt, MemoryArtifacts
@@ -117,9 +117,7 @@ async def test_a_drill_is_armed_once_whatever_becomes_of_the_kernel_and_recalled
 
 async def test_a_drill_that_a_lost_world_had_is_unknown(tmp_path: Path) -> None:
     async with world(tmp_path) as address, WorldClock.connect(address.host, address.port, address.token) as clock:
-        records = tmp_path / "devices" / "world" / "drills.json"
-        records.parent.mkdir(parents=True)
-        records.write_text(json.dumps({"k": ["1/0.0", 3.0]}))
+        Ledger(tmp_path / "devices" / "world" / "ledger").began("k", epoch=1, where="1/0.0 3.0")
         async with device_of(tmp_path, clock) as device:
             assert isinstance(await device.recall("k"), Unknown)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Self
@@ -11,7 +11,7 @@ from typing import Self
 import pytest
 
 from qaios.core.errors import DeviceFault, NotFound
-from qaios.core.values import DeviceSpec, DeviceState, DeviceStatus
+from qaios.core.values import DeviceSpec, DeviceState, DeviceStatus, Shape
 from qaios.kernel.fleet import Fleet
 from qaios.testing.clock import FakeClock
 from qaios.testing.scripted import ACT, ScriptedDevice
@@ -239,3 +239,25 @@ async def test_what_runs_on_a_part_takes_capacity_from_the_whole_and_its_other_p
         assert [berth.free for berth in fleet.view()] == [0, 0, 0, 0]
         fleet.free("r0")
         assert [berth.free for berth in fleet.view()] == [1, 1, 0, 1]
+
+
+async def test_devices_work_out_their_estimates_side_by_side() -> None:
+    clock, let = FakeClock(), asyncio.Event()
+    begun: list[tuple[str, int]] = []
+
+    class Slow(Counting):
+        async def prepare(self, shapes: Sequence[Shape]) -> None:
+            begun.append((self.spec.name, len(shapes)))
+            await let.wait()
+
+    async with fleet_of(clock, Slow(clock, "a"), Slow(clock, "b")) as (fleet, _):
+        await fleet.open(["a", "b"])
+        shapes = [(0, Shape(ACT.name, {})), (1, Shape("test.none", {}))]
+        assert set(fleet.prepare(shapes)) == {0}
+        preparing = [task for name in ("a", "b") if (task := fleet[name].preparing) is not None]
+        fleet.prepare(shapes)  # asked again meanwhile: nothing is begun twice
+        await asyncio.sleep(0)
+        assert begun == [("a", 1), ("b", 1)]
+        let.set()
+        await asyncio.wait(preparing)
+        assert fleet.prepare(shapes) == {}

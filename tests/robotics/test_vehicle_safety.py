@@ -344,3 +344,39 @@ def test_the_same_seed_and_commands_fly_the_same_to_the_last_bit_autopilots_incl
         return flight.fleet.digest()
 
     assert digest(1) == digest(1) != digest(2)
+
+
+def test_at_the_very_height_of_a_roof_it_does_not_graze_it() -> None:
+    flat = Building("flat", -9.0, -38.0, 20.0, 12.0, 7.96)
+    flight = Flight(msgspec.structs.replace(default_scene(), buildings=(flat,)), seed=2)
+    flight.lift(8.0)
+    flight.pilots[0].goto((-9.0, -15.0, 8.0))
+    flight.until(lambda: flight.place()[1] > -17.0, 60.0)
+    assert flight.said("obstacle")
+    assert flight.fleet.ledger.contacts[0] == 0
+
+
+@pytest.mark.parametrize("target", [(-9.0, -35.0, 4.0), (-9.0, -45.2, 4.0), (-9.0, -58.0, 4.0)])
+def test_it_does_not_sink_onto_a_roof_or_along_its_edge(target: tuple[float, float, float]) -> None:
+    flat = Building("flat", -9.0, -35.0, 20.0, 20.0, 9.0)
+    flight = Flight(msgspec.structs.replace(default_scene(), buildings=(flat,)), seed=2)
+    flight.lift(15.0)
+    flight.pilots[0].goto((target[0], target[1], 15.0))
+    flight.fly(10.0)
+    flight.pilots[0].goto(target)
+    flight.fly(20.0)
+    assert flight.fleet.ledger.contacts[0] == 0
+    assert flight.place()[2] > 9.5 if target[1] > -45.0 else flight.place()[2] < 15.0
+
+
+def test_any_flight_over_the_quarter_touches_nothing_and_nobody() -> None:
+    flight = Flight(default_scene(), count=5, seed=0)
+    random = np.random.default_rng(0)
+    flight.lift(10.0)
+    for _ in range(2):
+        for pilot in flight.pilots:
+            east, north, up = random.uniform((-50.0, -50.0, 8.0), (50.0, 50.0, 13.0)).tolist()
+            pilot.goto((east, north, up), 5.0)
+        flight.fly(18.0)
+    assert flight.fleet.ledger.contacts.sum() == 0
+    assert flight.fleet.ledger.min_separation_m > 2.0

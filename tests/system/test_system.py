@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
 
 from qaios.client.local import catalogue
-from qaios.core.errors import Conflict, Invalid, NotFound
+from qaios.core.errors import Conflict, Invalid, MissionInvalid, NotFound
 from qaios.schema.mission import MissionDocument
 from qaios.system import boot as composition
 from qaios.system.config import PROFILES, Settings
@@ -92,6 +93,23 @@ async def test_a_plan_places_tasks_without_submitting_them(tmp_path: Path) -> No
         assert await system.missions() == []
 
 
+async def test_a_document_that_the_fleet_cannot_do_is_refused_with_every_fault(tmp_path: Path) -> None:
+    wrong = document(
+        first={"do": "compute.cal", "with": {"call": "math:sqrt"}},
+        last={"do": "compute.call", "needs": ["frist"], "with": {"call": "math:sqrt", "args": ["${first}"]}},
+    )
+    async with System.boot(settings(tmp_path)) as system:
+        for asked in (system.submit, system.plan):
+            with pytest.raises(MissionInvalid) as caught:
+                await asked(wrong)
+            assert {fault.remedy for fault in caught.value.faults} == {
+                "did you mean 'compute.call'?",
+                "did you mean 'first'?",
+                "add 'first' to the needs of 'last'",
+            }
+        assert await system.missions() == []
+
+
 async def test_a_second_node_on_the_same_home_is_refused(tmp_path: Path) -> None:
     async with System.boot(settings(tmp_path)):
         with pytest.raises(Conflict):
@@ -104,6 +122,33 @@ async def test_what_is_not_there_is_not_found(tmp_path: Path) -> None:
         for asked in (system.mission("nobody"), system.report("nobody"), system.cancel("nobody")):
             with pytest.raises(NotFound):
                 await asked
+
+
+async def test_a_person_says_what_became_of_an_unknown_outcome_and_the_mission_goes_on(tmp_path: Path) -> None:
+    """A program is killed with the node: nobody knows what it had done, so it waits for a person."""
+    begun = tmp_path / "begun"
+    waiting = document(
+        program={"do": "compute.run", "with": {"command": ["sh", "-c", f"touch {begun}; sleep 600"]}},
+        after={"do": "compute.call", "needs": ["program"], "with": {"call": "math:sqrt", "args": [16]}},
+    )
+    async with System.boot(settings(tmp_path)) as system:
+        mission = await system.submit(waiting)
+        async with asyncio.timeout(30):
+            while not begun.exists():  # noqa: ASYNC110 - it is made by another process
+                await asyncio.sleep(0.01)
+        with pytest.raises(Conflict):
+            await system.resolve(mission, "program", happened=True)
+        # Closing leaves the attempt where it is, as a crash would.
+    async with System.boot(settings(tmp_path)) as system:
+        assert await _settled(system, mission) == "unknown"
+        await system.resolve(mission, "program", happened=True)
+        assert await system.finish(mission) == "done"
+
+
+async def _settled(system: System, mission: str) -> str:
+    while (state := (await system.mission(mission)).state) == "running":
+        await asyncio.wait_for(system.shelf.more(len(system.shelf.events)), 30)
+    return state
 
 
 @pytest.mark.parametrize(

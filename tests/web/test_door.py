@@ -54,6 +54,8 @@ async def test_every_method_arrives_and_comes_back(tmp_path: Path) -> None:
         assert await client.artifact(SHA256) == CONTENT
         await client.cancel(mission, "a")
         assert node.cancelled == [(mission, "a")]
+        await client.resolve(mission, "a", happened=False)
+        assert node.resolved == [(mission, "a", False)]
         assert await client.halt("drone-1") == ["drone-1"]
         await client.release("drone-1")
         assert len(await client.halt()) == len(CATALOGUE)

@@ -8,15 +8,13 @@ task whose priority is misspelt is still a task that others may need, so one mis
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from qaios.bridge.marks import Faults, Listing, Marked, Scalar, Table, scalars
+from qaios.bridge.references import PATH, WRITTEN
 from qaios.core.values import ActionSpec, DeviceSpec, Mode
 
-REFERENCE = re.compile(r"\$\{([^{}]*)\}")
-_PATH = re.compile(r"[A-Za-z0-9_\-]+(\.\*)?(\.[A-Za-z0-9_\-]+)*")  # what the kernel resolves
 _WAITING, _OPEN, _CLOSED = 0, 1, 2
 
 
@@ -153,11 +151,11 @@ def _check_references(tasks: dict[str, _Task], faults: Faults) -> None:
 
 def _references(scalar: Scalar, faults: Faults) -> Iterator[str]:
     """The paths of a text's references; what opens like a reference and is none is a fault."""
-    found = REFERENCE.findall(scalar.text)
+    found = WRITTEN.findall(scalar.text)
     if len(found) != scalar.text.count("${"):
         faults.add(scalar, "'${' opens a reference that is not closed", "write '${task}' or '${task.path}'")
     for reference in found:
-        if _PATH.fullmatch(reference):
+        if PATH.fullmatch(reference):
             yield reference
         else:
             advice = "write '${task}', '${task.path}' or '${task.*.path}' with letters, digits, '_' and '-'"

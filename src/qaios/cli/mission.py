@@ -200,6 +200,21 @@ def cancel(mission: str, task: str | None) -> None:
 
 
 @click.command()
+@click.argument("mission")
+@click.argument("task")
+@click.option("--happened/--never", required=True, help="It was done and counts as done; or it never was, try again.")
+def resolve(mission: str, task: str, happened: bool) -> None:
+    """Say what became of a task whose outcome is unknown.
+
+    Nothing that may have had an effect is ever run again by itself: look at the thing, then say what you saw.
+    """
+    from qaios.cli.nodes import ask
+
+    ask(lambda node: node.resolve(mission, task, happened=happened))
+    click.echo(f"task {task} of mission {mission} {'is done' if happened else 'will be tried again'}", err=True)
+
+
+@click.command()
 def schema() -> None:
     """Print the JSON Schema of mission files."""
     from qaios.schema.mission import json_schema

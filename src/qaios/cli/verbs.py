@@ -35,6 +35,7 @@ MISSION_VERBS = {
     "ls": ("qaios.cli.mission:ls", "List missions."),
     "get": ("qaios.cli.mission:get", "Print a mission's report."),
     "cancel": ("qaios.cli.mission:cancel", "Stop a mission, or one task of it."),
+    "resolve": ("qaios.cli.mission:resolve", "Say what became of a task whose outcome is unknown."),
     "schema": ("qaios.cli.mission:schema", "Print the JSON Schema of mission files."),
     "new": ("qaios.cli.mission:new", "Print a mission file to start from."),
 }

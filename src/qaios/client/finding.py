@@ -1,6 +1,7 @@
 """Which home, and does that process live? The few answers that `qai halt` needs before anything else is imported.
 
-Only modules that cost next to nothing are used here: no typing, no pathlib, no dataclasses. What can wait is in
+Only modules that cost next to nothing are used here: no typing, no pathlib, no dataclasses. That is also why the start
+of a process is read here once more, and not by `drivers.worker`, which brings asyncio along. What can wait is in
 `client.run_files`.
 """
 

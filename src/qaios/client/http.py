@@ -96,6 +96,10 @@ class Client:
         params = {} if task is None else {"task": task}
         await self._ask("POST", f"/v1/missions/{_part(mission)}/cancel", params=params)
 
+    async def resolve(self, mission: str, task: str, *, happened: bool) -> None:
+        params: dict[str, str | bool] = {"task": task, "happened": happened}
+        await self._ask("POST", f"/v1/missions/{_part(mission)}/resolve", params=params)
+
     async def events(self, after: int = 0, limit: int = 1000) -> Sequence[EventView]:
         return await self._models(EventView, "GET", "/v1/events", params={"after": after, "limit": limit})
 

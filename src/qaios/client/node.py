@@ -43,17 +43,27 @@ class Node(Protocol):
         """The mission with artifacts and metrics, as far as it is."""
 
     async def plan(self, document: MissionDocument) -> Sequence[TaskView]:
-        """Where each task would go if it were submitted now, with scores; nothing is submitted."""
+        """Where each task would go if it were submitted now, with scores; nothing is submitted.
+
+        Raises `MissionInvalid` with everything that is wrong with it on this fleet.
+        """
 
     async def submit(self, document: MissionDocument, *, seed: int | None = None, key: str | None = None) -> str:
         """Return the mission's id once it is durable.
 
         `seed` overrides the document's. The same `key` again returns the same id and submits nothing; the same
-        key with another document raises `Conflict`.
+        key with another document raises `Conflict`. Raises `MissionInvalid` with everything that is wrong with it
+        on this fleet.
         """
 
     async def cancel(self, mission: str, task: str | None = None) -> None:
         """Ask for it to stop; returns when the request is durable, not when the devices have confirmed."""
+
+    async def resolve(self, mission: str, task: str, *, happened: bool) -> None:
+        """Say what became of a task whose outcome is unknown: it happened (done), or never did (tried again).
+
+        Raises `Conflict` for a task whose outcome is known.
+        """
 
     def watch(self, mission: str | None = None, after: int = 0) -> AsyncIterator[EventView]:
         """Events with a sequence greater than `after`, past ones first, then as they happen.

@@ -226,11 +226,6 @@ class Mission:
         return Flight(work)
 
     async def _fly(self, node: Node, document: MissionDocument, seed: int | None, on_event: OnEvent | None) -> Results:
-        from qaios.bridge.missions import check_document
-
-        faults = check_document(document, await node.catalogue())
-        if faults:
-            raise MissionInvalid(faults)
         mission = await node.submit(document, seed=seed)
         async for event in node.watch(mission):
             if on_event is not None:

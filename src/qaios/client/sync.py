@@ -121,6 +121,9 @@ class SyncClient:
     def cancel(self, mission: str, task: str | None = None) -> None:
         self._portal.run(self._client.cancel(mission, task))
 
+    def resolve(self, mission: str, task: str, *, happened: bool) -> None:
+        self._portal.run(self._client.resolve(mission, task, happened=happened))
+
     def events(self, after: int = 0, limit: int = 1000) -> Sequence[EventView]:
         return self._portal.run(self._client.events(after, limit))
 

@@ -6,7 +6,7 @@ how long a run takes and how likely a shot is right, runs with the machine's noi
 their provenance. What runs is `qaios.quantum.aer`, in a worker process; qiskit is never imported here.
 
     prepare(shapes) ──▶ a worker compiles and plans ──▶ estimate(shapes) answers from what was planned
-    execute(task)   ──▶ ledger: submitted ──▶ a worker runs ──▶ ledger: done ──▶ Result
+    execute(task)   ──▶ ledger: began ──▶ a worker runs ──▶ ledger: done ──▶ Result
 
 Submissions are effects, as on the real machine: a ledger on disk remembers each by its idempotency key, so after
 a crash `recall` knows what happened. Workers come from a small bench that the devices of one configuration
@@ -27,6 +27,7 @@ from typing import Any, Self
 
 import msgspec
 
+from qaios.bridge.references import refers
 from qaios.contracts import Attempt, Driver, Isolation, Site
 from qaios.core.errors import DeviceFault, Invalid, NotFound, OutcomeUnknown, QaiError, Refused
 from qaios.core.values import (
@@ -46,12 +47,12 @@ from qaios.core.values import (
     Task,
     Unit,
 )
+from qaios.drivers.ledger import Ledger
 from qaios.drivers.once import Once
-from qaios.drivers.worker import Worker, started_s
+from qaios.drivers.worker import Worker
 from qaios.quantum import aer
 from qaios.quantum.calibration import Calibration, load
 from qaios.quantum.estimate import prior
-from qaios.quantum.ledger import Ledger
 from qaios.quantum.qubo import read_problem
 
 SAMPLE, OPTIMIZE = "quantum.sample", "quantum.optimize"
@@ -198,9 +199,8 @@ class AerDevice:
             summary=_summary(self._calibration) if self._calibration else self._absent,
         )
         self._readings = _readings(self._calibration) if self._calibration else ()
-        self._ledger = Ledger(
-            Path(site.home) / "devices" / name / "runs.sqlite", process_started_s=started_s, outlives=False
-        )
+        # With a real machine, whose runs go on without us, `outlives` would be true.
+        self._ledger = Ledger(Path(site.home) / "devices" / name / "ledger", outlives=False)
         self._once = Once()
         self._plans: dict[bytes, tuple[int, aer.Plan]] = {}  # by shape: since which version, and the plan
         self._version = 0
@@ -212,6 +212,7 @@ class AerDevice:
         if self._absent:
             raise DeviceFault(f"{self.spec.name} cannot be opened: {self._absent}", retryable=False)
         if not self._open:
+            await asyncio.to_thread(self._ledger.open)
             self._open = True
             self._bench.open((self._snapshot,) if self._config.warm else ())
         return self
@@ -224,7 +225,6 @@ class AerDevice:
         self._open = False
         await self._once.close()
         await self._bench.close()
-        self._ledger.close()
 
     def status(self) -> DeviceStatus:
         worker = self._running
@@ -242,7 +242,7 @@ class AerDevice:
         new = {
             key: shape
             for shape in shapes
-            if (key := _key(shape)) not in self._plans and not _refers(shape.form) and self._offers(shape)
+            if (key := _key(shape)) not in self._plans and not refers(shape.form) and self._offers(shape)
         }
         if not (new and self._open):
             return
@@ -290,12 +290,7 @@ class AerDevice:
 
     async def recall(self, key: str) -> Recall:
         known = self._once.recall(key)
-        if not isinstance(known, Never):
-            return known
-        recalled = await asyncio.to_thread(self._ledger.recall, key)
-        if not self._open:
-            self._ledger.close()
-        return recalled
+        return known if not isinstance(known, Never) else await asyncio.to_thread(self._ledger.recall, key)
 
     # ---------------------------------------------------------------------------------------------- one run
 
@@ -314,12 +309,11 @@ class AerDevice:
         halts = self._halts
         async with self._bench.lend() as worker:
             await asyncio.to_thread(
-                self._ledger.submit,
+                self._ledger.began,
                 attempt.key,
                 epoch=attempt.epoch,
                 pid=worker.pid or 0,
                 started_s=worker.started_s,
-                at_s=attempt.clock.now_s(),
             )
             self._running = worker
             try:
@@ -336,7 +330,7 @@ class AerDevice:
             finally:
                 self._running = None
         result = Result(value=answer["value"], provenance={"device": self.spec.name, **answer["provenance"]})
-        await asyncio.to_thread(self._ledger.finish, attempt.key, result)
+        await asyncio.to_thread(self._ledger.done, attempt.key, result)
         return result
 
     def _request(self, action: str, arguments: Mapping[str, Any], *, seed: int) -> aer.Request:
@@ -358,7 +352,7 @@ class AerDevice:
             return Estimate(duration_s=0.0, refusal=self._absent)
         if not self._offers(shape):
             return Estimate(duration_s=0.0, refusal=f"{self.spec.name} does not offer {shape.action}")
-        if not _refers(shape.form):
+        if not refers(shape.form):
             try:
                 _check(self._request(shape.action, shape.form, seed=0))
             except Invalid as error:
@@ -423,15 +417,6 @@ def _progress(attempt: Attempt, chunk: Any) -> None:
 
 def _key(shape: Shape) -> bytes:
     return shape.action.encode() + b" " + msgspec.json.encode(shape.form, order="deterministic")
-
-
-def _refers(value: Any) -> bool:
-    """Whether arguments still refer to the result of another task."""
-    if isinstance(value, str):
-        return "${" in value
-    if isinstance(value, Mapping):
-        return any(_refers(each) for each in value.values())
-    return isinstance(value, list | tuple) and any(_refers(each) for each in value)
 
 
 def _readings(calibration: Calibration) -> tuple[Reading, ...]:

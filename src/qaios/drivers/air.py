@@ -16,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from qaios.bridge.references import refers
 from qaios.contracts import Attempt, Driver, Isolation, Site
 from qaios.core.errors import Denied, DeviceFault, Invalid, NotFound, Refused, Unreachable
 from qaios.core.values import (
@@ -198,7 +199,7 @@ def _arguments(form: Any) -> tuple[int, float]:
     values = []
     for name, (default, low, high) in rows.items():
         value = form.get(name, default)
-        if isinstance(value, str) and "${" in value:
+        if refers(value):
             value = default
         if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
             raise Refused(f"air.read: {name} is {value!r}", hint=f"Give a number from {low} to {high}.")

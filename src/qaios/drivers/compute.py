@@ -24,7 +24,7 @@ import asyncio
 import os
 import signal
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -33,6 +33,7 @@ from typing import Any, Self
 import msgspec
 import numpy as np
 
+from qaios.bridge.references import is_reference
 from qaios.contracts import Artifacts, Attempt, Device, Driver, Isolation, Site
 from qaios.core.errors import DeviceFault, Invalid, QaiError, Refused
 from qaios.core.values import (
@@ -130,14 +131,13 @@ class Compute:
         self._ledger = Ledger(Path(site.home) / "devices" / config.name / "ledger")
         self._durations = _Durations()
         self._open = False
-        self._epoch = 0
 
     @property
     def spec(self) -> DeviceSpec:
         return self._spec
 
     async def __aenter__(self) -> Self:
-        await self._note(self._ledger.open)
+        await asyncio.to_thread(self._ledger.open)
         self._open = True
         return self
 
@@ -175,9 +175,7 @@ class Compute:
     def _admit(self, attempt: Attempt) -> None:
         if not self._open:
             raise DeviceFault(f"{self._spec.name} is not open")
-        if attempt.epoch < self._epoch:
-            raise Refused(f"kernel epoch {attempt.epoch} is over, {self._epoch} has begun")
-        self._epoch = attempt.epoch
+        self._once.admit(attempt.epoch)
 
     async def _call(self, arguments: Mapping[str, Any], attempt: Attempt, killings: int) -> Result:
         name = arguments["call"]
@@ -203,25 +201,19 @@ class Compute:
         known = await asyncio.to_thread(self._ledger.recall, attempt.key)
         if isinstance(known, Done):  # by a kernel before this one
             return known.result
-        await self._note(self._ledger.began, attempt.key)
+        await asyncio.to_thread(self._ledger.began, attempt.key, epoch=attempt.epoch)
         began_s = asyncio.get_running_loop().time()
         try:
             answer = await self._work("qaios.drivers.calls:run_program", request, arguments, command[0], killings)
             if answer["exit_code"] != 0 and arguments.get("check", True):
                 raise _failed(command[0], answer)
         except QaiError as error:
-            await self._note(self._ledger.failed, attempt.key, str(error))
+            await asyncio.to_thread(self._ledger.failed, attempt.key, str(error))
             raise
         self._durations.saw(RUN.name, command[0], asyncio.get_running_loop().time() - began_s, 1)
         result = Result(answer, provenance={"command": command})
-        await self._note(self._ledger.done, attempt.key, result)
+        await asyncio.to_thread(self._ledger.done, attempt.key, result)
         return result
-
-    async def _note(self, write: Callable[..., None], *entry: Any) -> None:
-        try:
-            await asyncio.to_thread(write, *entry)
-        except OSError as error:
-            raise DeviceFault(f"{self._spec.name} cannot keep its ledger: {error}", retryable=False) from error
 
     async def _work(
         self, function: str, request: Any, arguments: Mapping[str, Any], name: str, killings: int, on_chunk: Any = None
@@ -349,7 +341,7 @@ def _fault(action: str, arguments: Mapping[str, Any]) -> str:
     for name, value in arguments.items():
         if name not in types:
             return f"{action} takes no '{name}'; it takes {', '.join(types)}"
-        if not isinstance(value, types[name]) and not (isinstance(value, str) and value.startswith("${")):
+        if not isinstance(value, types[name]) and not is_reference(value):
             return f"'{name}' of {action} is a {type(value).__name__}; it should be a {types[name][0].__name__}"
     words = arguments["command"] if action == RUN.name else "-"
     if not words or not all(isinstance(word, str) for word in words):

@@ -113,7 +113,6 @@ class HubDevice:
         self._linking = asyncio.Lock()
         self._sending: dict[str, asyncio.Task[Any]] = {}
         self._halting: set[str] = set()
-        self._epoch = 0
 
     @property
     def spec(self) -> DeviceSpec:
@@ -152,9 +151,7 @@ class HubDevice:
             raise Refused(fault, hint="See `qai devices -o json` for the arguments of each action.")
         if self._node is None:
             raise DeviceFault(f"{self._spec.name} is not open")
-        if attempt.epoch < self._epoch:
-            raise Refused(f"kernel epoch {attempt.epoch} is over, {self._epoch} has begun")
-        self._epoch = attempt.epoch
+        self._once.admit(attempt.epoch)
         node = self._node
         return await self._once.run(attempt.key, lambda: self._upload(task, attempt, node))
 

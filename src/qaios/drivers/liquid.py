@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
+from qaios.bridge.references import is_reference
 from qaios.contracts import Attempt, Device, Driver, Isolation, Site
 from qaios.core.errors import DeviceFault, Invalid, Refused
 from qaios.core.values import (
@@ -85,7 +86,6 @@ class Liquid:
         self._worker = Worker(config.name, environment={"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"})
         self._once = Once(kept_max=64)
         self._open = False
-        self._epoch = 0
         self._halts = 0
         self._done = 0
 
@@ -116,9 +116,7 @@ class Liquid:
             raise Refused(fault, hint=f"{MAP.name} takes {', '.join(MAP.parameters)}.")
         if not self._open:
             raise DeviceFault(f"{self._spec.name} is not open")
-        if attempt.epoch < self._epoch:
-            raise Refused(f"kernel epoch {attempt.epoch} is over, {self._epoch} has begun")
-        self._epoch = attempt.epoch
+        self._once.admit(attempt.epoch)
         return await self._once.run(attempt.key, lambda: self._train(task, attempt))
 
     async def _train(self, task: Task, attempt: Attempt) -> Result:
@@ -186,13 +184,9 @@ def _fault(action: str, arguments: Mapping[str, Any]) -> str:
     if unknown := sorted(set(arguments) - set(MAP.parameters)):
         return f"{MAP.name} has no argument {', '.join(unknown)}"
     cell = arguments.get("cell")
-    if cell is not None and cell not in CELLS and not _reference(cell):
+    if cell is not None and cell not in CELLS and not is_reference(cell):
         return f"cell is {cell!r}, not one of {', '.join(CELLS)}"
     return ""
-
-
-def _reference(value: Any) -> bool:
-    return isinstance(value, str) and value.startswith("${")
 
 
 def _number(value: Any, default: int) -> int:

@@ -146,6 +146,7 @@ class Drone:
         self._records = Records(site.home, name)
         self._link: VehicleLink | None = None
         self._once = Once()
+        self._air = asyncio.Lock()  # one flight at a time
         self._fence = 0  # checksum of what the vehicle accepted since the link was opened
         self._halts = 0
         self._recipes: tuple[HaltRecipe, ...] = ()
@@ -264,7 +265,8 @@ class Drone:
             record = self._records.find(attempt.key)
             if record is not None and record.stage == ENDED:
                 return Result(record.result, provenance=record.provenance)
-            if self._once.busy:
+            # One that was in the air before a crash waits its turn when the kernel was quicker with another.
+            if self._once.busy and record is None:
                 raise Refused(f"{self.spec.name} is flying another task")
         return await self._once.run(attempt.key, lambda: self._fly(task, attempt))
 
@@ -282,6 +284,10 @@ class Drone:
             )
 
     async def _fly(self, task: Task, attempt: Attempt) -> Result:
+        async with self._air:
+            return await self._fly_alone(task, attempt)
+
+    async def _fly_alone(self, task: Task, attempt: Attempt) -> Result:
         link, halts = self._open_link(), self._halts
         record = self._records.find(attempt.key)
         if record is None:

@@ -37,8 +37,9 @@ class VehicleLost(DeviceLost):
     """`silent_s`: how long it had been silent when that was noticed, in seconds of the site's clock."""
 
     def __init__(self, name: str, heartbeat_s: float, lost_s: float) -> None:
+        last = f"last HEARTBEAT at {heartbeat_s:.2f} s" if math.isfinite(heartbeat_s) else "no HEARTBEAT ever"
         super().__init__(
-            f"{name} is lost: last HEARTBEAT at {heartbeat_s:.2f} s, noticed at {lost_s:.2f} s",
+            f"{name} is lost: {last}, noticed at {lost_s:.2f} s",
             hint="Look at the vehicle; its own failsafe brings it home when only the link is gone.",
         )
         self.silent_s = round(lost_s - heartbeat_s, 3) if math.isfinite(heartbeat_s) else None
@@ -125,6 +126,7 @@ class VehicleLink(asyncio.DatagramProtocol):
         self.on_scan: Callable[[], None] | None = None
         self.on_change: Callable[[], None] | None = None
         self._transport: asyncio.DatagramTransport | None = None
+        self._shut = asyncio.Event()
         self._waiters: list[_Waiter] = []
         self._beat: asyncio.Task[None] | None = None
         self._dialect: Any = None
@@ -154,6 +156,7 @@ class VehicleLink(asyncio.DatagramProtocol):
         if self._transport is not None:
             self._transport.close()
             self._transport = None
+            await self._shut.wait()  # the socket is closed a turn of the loop later
 
     @property
     def is_open(self) -> bool:
@@ -261,6 +264,9 @@ class VehicleLink(asyncio.DatagramProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport  # type: ignore[assignment]
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._shut.set()
 
     def error_received(self, exc: Exception) -> None:
         """Nobody listens there at this moment (ICMP). Only silence says lost, so this changes nothing."""

@@ -6,8 +6,8 @@
 A driver wraps the body of its `execute` in `Once.run`. Whoever is cancelled leaves; when the last one that waits
 is cancelled the work itself is cancelled, and `CancelledError` escapes only after the work has ended, so the body
 must return only when its device has confirmed. A failure is not kept: the next attempt, with the same key, tries
-again. Results are kept in memory, the last `kept_max` of them; what must survive the process needs a ledger on
-disk or a device that remembers.
+again. Results are kept in memory, the last `kept_max` of them; what must survive the process needs a ledger on disk
+(`drivers.ledger`) or a device that remembers. `admit` refuses a kernel that another has replaced.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from qaios.core.errors import Refused
 from qaios.core.values import Done, Never, Recall, Result, Running
 
 
@@ -28,11 +29,18 @@ class Once:
         self._results: OrderedDict[str, Result] = OrderedDict()
         self._work: dict[str, asyncio.Task[Result]] = {}
         self._waiting: dict[str, int] = {}
+        self._epoch = 0
 
     @property
     def busy(self) -> int:
         """How many keys are being worked on."""
         return len(self._work)
+
+    def admit(self, epoch: int) -> None:
+        """Raise `Refused` for a kernel older than one that was served; called before anything is done for it."""
+        if epoch < self._epoch:
+            raise Refused(f"kernel epoch {epoch} is over, {self._epoch} has begun")
+        self._epoch = epoch
 
     async def run(self, key: str, begin: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
         """The result of the work for this key: begun now, joined, or remembered. Raises what the work raises."""

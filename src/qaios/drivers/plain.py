@@ -42,7 +42,6 @@ class Plain:
         self.site = site
         self.once = Once()
         self._open = False
-        self._epoch = 0
         self._status = DeviceStatus()
 
     # ── what the author writes ──
@@ -114,9 +113,7 @@ class Plain:
             raise Refused(why, hint="`qai devices -o json` lists what each device takes.")
         if not self._open:
             raise DeviceFault(f"{self._spec.name} is not open")
-        if attempt.epoch < self._epoch:
-            raise Refused(f"kernel epoch {attempt.epoch} is over, {self._epoch} has begun")
-        self._epoch = attempt.epoch
+        self.once.admit(attempt.epoch)
         return await self.once.run(attempt.key, lambda: self.act(task, attempt))
 
     def halt_recipes(self) -> Sequence[HaltRecipe]:

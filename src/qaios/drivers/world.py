@@ -6,13 +6,12 @@
 
 Only a simulation has such a device. It talks to the world process as an observer; the drill lives in the world,
 so it happens once whatever becomes of the kernel, and `recall` asks the world. What the world cannot remember (a
-world that has been started anew) is `Unknown`, not `Never`: a small file of keys says which world had the drill.
+world that has been started anew) is `Unknown`, not `Never`: a ledger says which world had the drill.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
@@ -22,6 +21,9 @@ from random import Random
 from types import TracebackType
 from typing import Any, Self
 
+import msgspec
+
+from qaios.bridge.references import refers
 from qaios.contracts import Attempt, Device, Driver, Isolation, Site
 from qaios.core.errors import DeviceFault, DeviceLost, Invalid, QaiError, Refused, Unreachable
 from qaios.core.values import (
@@ -42,6 +44,7 @@ from qaios.core.values import (
     Unit,
     Unknown,
 )
+from qaios.drivers.ledger import Ledger
 from qaios.drivers.once import Once
 from qaios.worlds import wire
 from qaios.worlds.launch import WorldAddress, attach
@@ -91,12 +94,11 @@ class World:
             summary="The simulated world itself: MuJoCo physics, Dryden gusts, Gaussian plume. Truth no real site has.",
         )
         self._site = site
-        self._records = Path(site.home) / "devices" / config.name / "drills.json"
+        self._ledger = Ledger(Path(site.home) / "devices" / config.name / "ledger")
         self._once = Once(kept_max=256)
         self._stack: AsyncExitStack | None = None
         self._observer: Observer | None = None
         self._address: WorldAddress | None = None
-        self._epoch = 0
         self._armed: set[str] = set()
 
     @property
@@ -108,6 +110,7 @@ class World:
     async def __aenter__(self) -> Self:
         stack = AsyncExitStack()
         try:
+            await asyncio.to_thread(self._ledger.open)
             self._address = await asyncio.to_thread(attach, self._site.home)
             address = self._address
             observer = Observer.connect(address.host, address.port, address.token)
@@ -144,9 +147,7 @@ class World:
         if fault := _fault(task.action, task.arguments):
             raise Refused(fault)
         self._open()
-        if attempt.epoch < self._epoch:
-            raise Refused(f"kernel epoch {attempt.epoch} is over, {self._epoch} has begun")
-        self._epoch = attempt.epoch
+        self._once.admit(attempt.epoch)
         return await self._once.run(attempt.key, lambda: self._do(task, attempt))
 
     async def _do(self, task: Task, attempt: Attempt) -> Result:
@@ -166,7 +167,9 @@ class World:
         # Drawn here, so that it can be told: the same seed and the same window have the same moment.
         draw = Random(f"drill {self._address.seed if self._address else 0}").random()
         after_s = round(after_s + draw * float(arguments.get("window_s", WINDOW_S)), 2)
-        self._remember(key, after_s)
+        # Before the drill is armed: a crash in between leaves a key this world has never heard of, which is `Never`.
+        where = f"{self._here()} {after_s!r}"
+        await asyncio.to_thread(self._ledger.began, key, epoch=attempt.epoch, where=where)
         self._armed.add(key)
         try:
             drill = await observer.arm_drill(key, after_s, after_s)
@@ -237,10 +240,14 @@ class World:
         known = self._once.recall(key)
         if not isinstance(known, Never):
             return known
-        record = self._remembered().get(key)
-        if record is None:
+        try:
+            entry = await asyncio.to_thread(self._ledger.find, key)
+        except (OSError, msgspec.MsgspecError) as error:
+            return Unknown(f"its ledger entry is damaged: {error}")
+        if entry is None:
             return Never()
-        world, after_s = record
+        world, _, after = entry.where.partition(" ")
+        after_s = float(after or 0.0)
         try:
             drill = await self._open().drill(key)
         except (QaiError, OSError) as error:
@@ -256,25 +263,11 @@ class World:
     def _here(self) -> str:
         return f"{self._address.pid}/{self._address.epoch_s!r}" if self._address else ""
 
-    def _remembered(self) -> dict[str, tuple[str, float]]:
-        """Which world had which key, and after how long it was to strike."""
-        if not self._records.exists():
-            return {}
-        said: dict[str, list[Any]] = json.loads(self._records.read_text())
-        return {key: (str(world), float(after_s)) for key, (world, after_s) in said.items()}
-
-    def _remember(self, key: str, after_s: float) -> None:
-        """Before the drill is armed: a crash in between leaves a key the world has never heard of, which is `Never`."""
-        self._records.parent.mkdir(parents=True, exist_ok=True)
-        draft = self._records.with_suffix(".draft")
-        draft.write_text(json.dumps({**self._remembered(), key: (self._here(), after_s)}))
-        draft.replace(self._records)
-
 
 def _number(arguments: Mapping[str, Any], name: str, default: float, low: float, high: float) -> str:
     """What is wrong with a numeric argument; empty when nothing is. A reference not yet resolved is let through."""
     value = arguments.get(name, default)
-    if isinstance(value, str) and "${" in value:
+    if refers(value):
         return ""
     if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
         return f"{name} is {value!r}: give a number from {low:g} to {high:g}"
@@ -291,7 +284,7 @@ def _fault(action: str, arguments: Mapping[str, Any]) -> str:
         return f"no action {action!r} here: {DRILL.name}, {METRICS.name}, {TRUTH.name}"
     fault = _number(arguments, "step_m", STEP_M, 0.1, 1000.0) or _number(arguments, "height_m", HEIGHT_M, 0.0, 1000.0)
     area = arguments.get("area", AREA_M)
-    if fault or (isinstance(area, str) and "${" in area):
+    if fault or refers(area):
         return fault
     if not isinstance(area, Mapping) or not set(AREA_M) <= set(area):
         return f"area is {area!r}: give {{{', '.join(AREA_M)}}}"

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import ipaddress
 import logging
 import os
 import secrets
@@ -31,6 +30,7 @@ from qaios.hub.app import Activity, Hub, make_app
 from qaios.hub.store import Store
 from qaios.security.files import held_alone, write_durably
 from qaios.security.keys import Identity, Role
+from qaios.security.loopback import is_loopback, listen, url_of
 from qaios.security.statements import HubAddress
 
 IDLE_S = 30 * 60.0
@@ -113,11 +113,7 @@ async def _end_when_idle(server: uvicorn.Server, activity: Activity, idle_s: flo
 
 
 def _check_loopback(host: str) -> None:
-    try:
-        loopback = ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        loopback = False
-    if not loopback:
+    if not is_loopback(host):
         raise Invalid(
             f"the hub will not listen on {host!r}: it speaks plain HTTP, which is for this machine alone",
             hint="Use 127.0.0.1 or ::1; reach it from elsewhere through a tunnel of your own.",
@@ -135,26 +131,18 @@ def _tokens(path: Path) -> Tokens:
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # The protocol is named so that asyncio sets TCP_NODELAY on what it accepts; without, each answer waits 40 ms.
-    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind((host, port))
-        listening.listen(128)  # From here on connections queue, so the address may be told already.
+        return listen(host, port)
     except OSError as error:
-        listening.close()
         raise Invalid(f"the hub cannot listen on {host}:{port}: {error}", hint="--port 0 takes a free one.") from error
-    return listening
 
 
 @contextlib.contextmanager
 def _announced(home: Path, listening: socket.socket, tokens: Tokens, identity: Identity) -> Iterator[None]:
-    host, port = listening.getsockname()[:2]
     address = HubAddress(
         pid=os.getpid(),
         started_s=started_s(os.getpid()),
-        url=f"http://{f'[{host}]' if ':' in host else host}:{port}",
+        url=url_of(listening),
         token=tokens.token,
         join=tokens.join,
         fingerprint=identity.public.fingerprint,

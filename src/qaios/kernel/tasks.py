@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from qaios.bridge.references import references, resolve
 from qaios.core.errors import DeviceFault
 from qaios.core.events import Ids
 from qaios.core.machine import Machine
 from qaios.core.values import Task, TaskSpec, TaskState
-from qaios.kernel.references import references, resolve
 
 
 class Tasks:

@@ -28,13 +28,6 @@ Parameters = dict[str, Array]
 FORMAT = "qaios.network/1"
 
 
-class Tape(Protocol):
-    """What a forward run leaves behind for the way back; only its own cell can read it."""
-
-    @property
-    def states(self) -> Array: ...
-
-
 class Cell(Protocol):
     """One recurrent cell. `parameters` are changed in place by the optimiser."""
 

@@ -21,7 +21,6 @@ from qaios.core.errors import Invalid
 VEHICLES = ("#0072B2", "#D55E00", "#CC79A7", "#56B4E9", "#E69F00", "#009E73", "#000000")  # Okabe & Ito 2008
 INK, QUIET, FAINT, WALL, DANGER = "#22303c", "#52606d", "#8795a1", "#9aa5b1", "#b3261e"
 PAPER = "#ffffff"
-Ring = Sequence[Sequence[float]]
 
 
 def mission_picture_task(**arguments: Any) -> dict[str, Any]:
@@ -61,8 +60,8 @@ def mission_picture(
     one of `ring`, `polygon`, `corners`, `area_m`. `tracks`: vehicle -> [[east, north, …], …] in order of time (rows of
     six numbers, as samples are, are taken as t, east, north). `plume`: the `map` of `ai.map`. `swaths`: {id, start:
     [e, n], end: [e, n]} or {id, line: [[e, n], …]}; `flown`: ids. `lost`: [{vehicle, east_m, north_m, after_s}].
-    `sources`: [{east_m, north_m}], the truth of a simulated world. `metrics`: name with unit last -> number, written at the
-    right. Raises `Invalid`.
+    `sources`: [{east_m, north_m}], the truth of a simulated world. `metrics`: name with unit last -> number, written
+    at the right. Raises `Invalid`.
     """
     import matplotlib
 

@@ -34,10 +34,6 @@ from qaios.schema.views import (
 HISTORY_TASKS_MAX = 500  # above this many tasks a mission's list comes without each task's history
 
 
-def state_name(machine: Machine, task: int) -> str:
-    return TaskState(machine.state[task]).name.lower()
-
-
 def _time(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
 
@@ -72,7 +68,7 @@ def _used(kernel: Kernel, ids: np.ndarray[Any, Any]) -> list[Berthed]:
 def task_views(kernel: Kernel, record: MissionRecord, events: Sequence[ev.Event]) -> list[TaskView]:
     ids = kernel.machine.tasks_of(record)
     with_history = len(ids) <= HISTORY_TASKS_MAX
-    histories = _histories(kernel.machine, set(ids.tolist()), events) if with_history else {}
+    histories = _histories(set(ids.tolist()), events) if with_history else {}
     return [task_view(kernel, int(task), record, histories.get(int(task), [])) for task in ids]
 
 
@@ -137,7 +133,7 @@ def why_of(decision: Decision, waited_for: Sequence[str]) -> WhyView:
     )
 
 
-def _histories(machine: Machine, wanted: set[int], events: Sequence[ev.Event]) -> dict[int, list[AttemptView]]:
+def _histories(wanted: set[int], events: Sequence[ev.Event]) -> dict[int, list[AttemptView]]:
     """Every attempt of these tasks, read off the events."""
     histories: dict[int, list[AttemptView]] = {}
     for event in events:

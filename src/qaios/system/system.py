@@ -23,9 +23,10 @@ from contextlib import asynccontextmanager, suppress
 import msgspec
 
 import qaios
+from qaios.bridge.missions import check_document
 from qaios.contracts import Engine, Site
 from qaios.core import events as ev
-from qaios.core.errors import Conflict, JournalBroken, NotFound
+from qaios.core.errors import Conflict, JournalBroken, MissionInvalid, NotFound
 from qaios.core.machine import MissionRecord
 from qaios.core.values import DeviceSpec, HaltRecipe, MissionState, Mode, TaskSpec, TaskState
 from qaios.engines.halting import HaltTable
@@ -66,7 +67,6 @@ class System:
         self._steps_s: dict[str, float] = {}
         self._closing = asyncio.Event()
         self._fatal: BaseException | None = None
-        self._halted: set[str] = set()
         home = settings.home
         home.mkdir(parents=True, exist_ok=True, mode=0o700)
         (home / "run").mkdir(exist_ok=True, mode=0o700)
@@ -270,7 +270,7 @@ class System:
             simulated=self.clock.follows_world,
             engines=engines,
             counts=projection.state_counts(self.kernel),
-            halted=sorted(self._halted),
+            halted=sorted(self.kernel.machine.halted),
         )
 
     async def catalogue(self) -> Sequence[DeviceSpec]:
@@ -346,7 +346,12 @@ class System:
         )
 
     def _specs(self, document: MissionDocument) -> list[TaskSpec]:
-        """A task of an action that only quantum devices offer is native unless it says otherwise."""
+        """The tasks of a document, which is checked here whichever door it came by. Raises `MissionInvalid`.
+
+        A task of an action that only quantum devices offer is native unless it says otherwise.
+        """
+        if faults := check_document(document, [berth.device.spec for berth in self.kernel.fleet.berths.values()]):
+            raise MissionInvalid(faults)
         quantum: set[str] = set()
         classical: set[str] = set()
         for berth in self.kernel.fleet.berths.values():
@@ -387,18 +392,19 @@ class System:
         return await asyncio.to_thread(self.artifacts.get, sha256)
 
     async def halt(self, device: str | None = None) -> Sequence[str]:
-        names = await self.kernel.halt(None if device is None else [device], by=getpass.getuser())
-        self._halted |= set(names)
-        return names
+        return await self.kernel.halt(None if device is None else [device], by=getpass.getuser())
 
     async def release(self, device: str) -> None:
         await self.kernel.fleet.release(device)
-        self._halted.discard(device)
 
     async def resolve(self, mission: str, task: str, *, happened: bool) -> None:
         """A person says what became of a task whose outcome is unknown."""
         record = self._record(mission)
-        await self.kernel.resolve(self.kernel.task_id(record.id, task), happened=happened, by=getpass.getuser())
+        number = self.kernel.task_id(record.id, task)
+        if self.kernel.machine.state[number] != TaskState.UNKNOWN:
+            state = TaskState(self.kernel.machine.state[number]).name.lower()
+            raise Conflict(f"task {task} is {state}, its outcome is not unknown", hint="there is nothing to resolve")
+        await self.kernel.resolve(number, happened=happened, by=getpass.getuser())
 
     async def shutdown(self) -> None:
         self._closing.set()

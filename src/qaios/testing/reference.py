@@ -57,11 +57,29 @@ class ReferenceMachine:
         self.halted: set[str] = set()
 
     def apply(self, event: ev.Event) -> RefEffects:
+        """The effects of one event, by the kind of thing it speaks of. Raises `IllegalEvent`."""
         self.effects = RefEffects()
         match event:
+            case ev.MissionSubmitted() | ev.TasksAdded() | ev.MissionEnded():
+                self._apply_to_missions(event)
             case ev.KernelBooted():
                 self._require(event.epoch > self.epoch, "an older epoch")
                 self.epoch = event.epoch
+            case ev.DeviceChanged():
+                (self.halted.add if event.state == "halted" else self.halted.discard)(event.device)
+            case ev.Halted():
+                self.halted |= set(event.devices)
+            case ev.UnknownResolved() | ev.RepairRefused() | ev.TasksRerouted() | ev.CancelAsked():
+                self._apply_to_tasks(event)
+            case ev.DeadlineMissed():
+                self._in(event.ids, *TaskState)
+            case _:
+                self._apply_to_attempts(event)
+        self._tell_missions()
+        return self.effects
+
+    def _apply_to_missions(self, event: ev.MissionSubmitted | ev.TasksAdded | ev.MissionEnded) -> None:
+        match event:
             case ev.MissionSubmitted():
                 self._require(event.mission not in self.missions, "a mission twice")
                 self._require(not event.key or event.key not in self.keys, "a key twice")
@@ -72,14 +90,14 @@ class ReferenceMachine:
                 self._free(self._add(event.mission, event.tasks, [shape.action for shape in event.shapes]))
             case ev.TasksAdded():
                 self._added(event)
+            case ev.MissionEnded():
+                self._require(event.mission in self.told, "a mission that has not ended")
+
+    def _apply_to_attempts(self, event: ev.Event) -> None:
+        """What came of tasks that were placed; an event that is none of these concerns no state here."""
+        match event:
             case ev.TasksPlaced():
-                tasks = self._in(event.ids, TaskState.READY)
-                for column, table in ((event.device, event.devices), (event.decision, event.decisions)):
-                    self._require(len(column) == len(tasks), "a column too short")
-                    self._require(all(int(row) < len(table) for row in column), "a row beyond its table")
-                self._require(len(event.effectful) == len(tasks), "a column too short")
-                for task in tasks:
-                    task.state, task.attempts, task.tries = TaskState.RUNNING, task.attempts + 1, task.tries + 1
+                self._placed(event)
             case ev.TasksFinished():
                 tasks = self._in(event.ids, TaskState.RUNNING, TaskState.CANCELLING)
                 self._require(len(event.results) == len(tasks), "too few results")
@@ -99,6 +117,14 @@ class ReferenceMachine:
             case ev.AttemptsUnknown():
                 for task in self._in(event.ids, TaskState.RUNNING, TaskState.CANCELLING):
                     task.state = TaskState.UNKNOWN
+            case ev.TasksCancelled():
+                self._end(self._in(event.ids, TaskState.CANCELLING), TaskState.CANCELLED)
+            case ev.ChunkEmitted():
+                self._require(0 <= event.id < len(self.tasks), "no such task")
+
+    def _apply_to_tasks(self, event: ev.UnknownResolved | ev.RepairRefused | ev.TasksRerouted | ev.CancelAsked) -> None:
+        """What people and planners decided about tasks."""
+        match event:
             case ev.UnknownResolved():
                 tasks = self._in(event.ids, TaskState.UNKNOWN)
                 self.told -= {task.mission for task in tasks}
@@ -119,20 +145,6 @@ class ReferenceMachine:
                         task.state = TaskState.CANCELLING
                         self.effects.stop.add(task.id)
                 self._end([task for task in live if task.state is not TaskState.CANCELLING], TaskState.CANCELLED)
-            case ev.TasksCancelled():
-                self._end(self._in(event.ids, TaskState.CANCELLING), TaskState.CANCELLED)
-            case ev.ChunkEmitted():
-                self._require(0 <= event.id < len(self.tasks), "no such task")
-            case ev.DeadlineMissed():
-                self._in(event.ids, *TaskState)
-            case ev.MissionEnded():
-                self._require(event.mission in self.told, "a mission that has not ended")
-            case ev.DeviceChanged():
-                (self.halted.add if event.state == "halted" else self.halted.discard)(event.device)
-            case ev.Halted():
-                self.halted |= set(event.devices)
-        self._tell_missions()
-        return self.effects
 
     # ── what views ask ──
 
@@ -153,6 +165,15 @@ class ReferenceMachine:
         return MissionState.DONE
 
     # ── the rules that take more than a line ──
+
+    def _placed(self, event: ev.TasksPlaced) -> None:
+        tasks = self._in(event.ids, TaskState.READY)
+        for column, table in ((event.device, event.devices), (event.decision, event.decisions)):
+            self._require(len(column) == len(tasks), "a column too short")
+            self._require(all(int(row) < len(table) for row in column), "a row beyond its table")
+        self._require(len(event.effectful) == len(tasks), "a column too short")
+        for task in tasks:
+            task.state, task.attempts, task.tries = TaskState.RUNNING, task.attempts + 1, task.tries + 1
 
     def _added(self, event: ev.TasksAdded) -> None:
         states = (TaskState.REPAIRING,) if event.repairs else (TaskState.RUNNING, TaskState.DONE)

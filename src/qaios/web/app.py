@@ -21,10 +21,9 @@ from starlette.exceptions import HTTPException
 
 import qaios
 from qaios.bridge.mission_checks import closest
-from qaios.bridge.missions import check_document
 from qaios.client.node import Node
 from qaios.client.problems import problem, status_of
-from qaios.core.errors import Denied, Invalid, MissionInvalid, NotFound, QaiError
+from qaios.core.errors import Denied, Invalid, NotFound, QaiError
 from qaios.schema.mission import SEED_MAX, MissionDocument
 from qaios.schema.views import DeviceView, EventView, MissionReport, MissionView, NodeStatus, TaskView
 
@@ -101,12 +100,10 @@ def _serve_missions(app: FastAPI, node: Node) -> None:
         seed: Annotated[int | None, Query(ge=0, le=SEED_MAX)] = None,
         idempotency_key: Annotated[str | None, Header(max_length=200)] = None,
     ) -> Submitted:
-        await _check(node, document)
         return Submitted(id=await node.submit(document, seed=seed, key=idempotency_key))
 
     @app.post("/v1/plan")
     async def plan(document: MissionDocument) -> list[TaskView]:
-        await _check(node, document)
         return list(await node.plan(document))
 
     @app.get("/v1/missions/{mission:path}/report")
@@ -118,15 +115,14 @@ def _serve_missions(app: FastAPI, node: Node) -> None:
         await node.cancel(mission, task)
         return Accepted()
 
+    @app.post("/v1/missions/{mission:path}/resolve", status_code=202)
+    async def resolve(mission: str, task: str, happened: bool) -> Accepted:
+        await node.resolve(mission, task, happened=happened)
+        return Accepted()
+
     @app.get("/v1/missions/{mission:path}")
     async def one(mission: str) -> MissionView:
         return await node.mission(mission)
-
-
-async def _check(node: Node, document: MissionDocument) -> None:
-    faults = check_document(document, await node.catalogue())
-    if faults:
-        raise MissionInvalid(faults)
 
 
 def _serve_devices(app: FastAPI, node: Node) -> None:

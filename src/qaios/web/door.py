@@ -10,7 +10,6 @@ Beyond loopback nothing is served in the clear: any other address is refused.
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import secrets
 import socket
 import time
@@ -23,6 +22,7 @@ from qaios.client.node import Door, Node
 from qaios.client.run_files import remove_node_file, write_node_file
 from qaios.contracts import Engine
 from qaios.core.errors import Denied
+from qaios.security.loopback import is_loopback, listen, url_of
 
 CLOSE_MAX_S = 1.5  # what open requests get to end by themselves; streams are told to
 
@@ -33,7 +33,7 @@ class WebDoor:
     name: ClassVar[str] = "web"
 
     def __init__(self, node: Node, home: Path, *, host: str = "127.0.0.1", port: int = 0) -> None:
-        if not _is_loopback(host):
+        if not is_loopback(host):
             raise Denied(
                 f"the HTTP door does not listen on {host}: it has no encryption",
                 hint="use 127.0.0.1, and a tunnel to reach it from elsewhere",
@@ -66,11 +66,11 @@ class WebDoor:
         app = make_app(self._node, self._token, closing)
         config = uvicorn.Config(app, lifespan="off", log_config=None, access_log=False, server_header=False)
         server = Server(config)
-        with socket.create_server(self._address, family=_family(self._address[0]), backlog=128) as listener:
+        with listen(*self._address) as listener:
             serving = asyncio.create_task(server.serve([listener]), name="web-door")
             try:
                 await _first(listening, serving)
-                write_node_file(self._home, url=_url(listener), token=self._token, started=time.time())
+                write_node_file(self._home, url=url_of(listener), token=self._token, started=time.time())
                 ready()
                 await asyncio.shield(serving)
             finally:
@@ -93,23 +93,6 @@ async def _first(listening: asyncio.Event, serving: asyncio.Task[None]) -> None:
         waiting.cancel()
     if not listening.is_set():
         serving.result()
-
-
-def _url(listener: socket.socket) -> str:
-    host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-
-
-def _family(host: str) -> socket.AddressFamily:
-    return socket.AF_INET6 if ":" in host else socket.AF_INET
-
-
-def _is_loopback(host: str) -> bool:
-    """Numeric addresses only: a name may mean something else tomorrow."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _make(node: Node, home: str) -> Engine:

@@ -32,6 +32,9 @@ STEPS_PER_OUTER = 5
 BARRIER_S = STEP_S * STEPS_PER_BARRIER
 LIDAR_RAYS = 24
 LIDAR_MAX_M = 20.0
+TILT_RAD = math.radians(15.0)
+TILT_REACH_M = 8.0
+GROUND_CLUTTER_M = 0.5
 DOWN_MAX_M = 60.0
 BEACON_RANGE_M = 80.0
 VEHICLES_MAX = 16
@@ -73,10 +76,11 @@ class Fleet:
         self._digest = hashlib.sha256()
         bearings = np.arange(LIDAR_RAYS) * (2.0 * math.pi / LIDAR_RAYS)
         level = np.stack([np.sin(bearings), np.cos(bearings), np.zeros(LIDAR_RAYS)], axis=1)
-        self._rays = np.concatenate([level, [[0.0, 0.0, -1.0]]]).ravel()
+        tilted = level * math.cos(TILT_RAD) - [0.0, 0.0, math.sin(TILT_RAD)]
+        self._rays = np.concatenate([level, tilted, [[0.0, 0.0, -1.0]]]).ravel()
         self._seen = np.array([1, 0, 0, 0, 0, 0], dtype=np.uint8)
-        self._hit = np.zeros(LIDAR_RAYS + 1, dtype=np.int32)
-        self._range = np.zeros(LIDAR_RAYS + 1)
+        self._hit = np.zeros(2 * LIDAR_RAYS + 1, dtype=np.int32)
+        self._range = np.zeros(2 * LIDAR_RAYS + 1)
 
     @property
     def t_s(self) -> float:
@@ -152,17 +156,26 @@ class Fleet:
         return self._digest.hexdigest()
 
     def _range_all(self) -> None:
-        """Level and downward ranges of every drone; `_lidar` is (count, rays), cut at the sensor's reach."""
-        ranges = np.empty((self.count, LIDAR_RAYS + 1))
+        """Ranges of every drone: `_down_m` is (count,), `_lidar` is (count, rays), cut at the sensor's reach.
+
+        The lidar has two rings, level and tilted down. A return of the lower ring counts, at its horizontal distance,
+        when it is near (so less than about 2 m below) and not the ground: a level ring alone does not see the roof
+        that a descending drone is about to touch.
+        """
+        ranges = np.empty((self.count, 2 * LIDAR_RAYS + 1))
         for i in range(self.count):
             self._mujoco.mj_multiRay(
                 self.model, self.data, self._qpos[i, :3], self._rays, self._seen, 1, -1,
-                self._hit, self._range, None, LIDAR_RAYS + 1, DOWN_MAX_M,
+                self._hit, self._range, None, 2 * LIDAR_RAYS + 1, DOWN_MAX_M,
             )  # fmt: skip
             ranges[i] = self._range
         ranges[ranges < 0.0] = DOWN_MAX_M
-        self._down_m = ranges[:, LIDAR_RAYS]
-        self._lidar = np.minimum(ranges[:, :LIDAR_RAYS], LIDAR_MAX_M)
+        self._down_m = ranges[:, -1]
+        lower = ranges[:, LIDAR_RAYS:-1]
+        above_ground = self._qpos[:, 2:3] - lower * math.sin(TILT_RAD) > GROUND_CLUTTER_M
+        level = np.minimum(ranges[:, :LIDAR_RAYS], LIDAR_MAX_M)
+        near = (lower < TILT_REACH_M) & above_ground
+        self._lidar = np.where(near, np.minimum(level, lower * math.cos(TILT_RAD)), level)
 
     def sense(self, index: int) -> Sense:
         """What the sensors of drone `index` read now."""

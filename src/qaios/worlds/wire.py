@@ -75,7 +75,7 @@ class AirSample(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Sense(msgspec.Struct, frozen=True, tag="sense", array_like=True):
-    """What a vehicle's sensors read at one barrier. Lidar ranges are level, clockwise from north."""
+    """What a vehicle's sensors read at one barrier. Lidar ranges are horizontal, clockwise from north."""
 
     t_s: float
     position_m: Vec3

@@ -1,7 +1,8 @@
 """Where a vehicle must not go: two layers that bend the velocity it wants.
 
-`Avoidance` reads the level lidar and the down ray. It slows before what is ahead, stops at 5 m, climbs until the
-way is clear, crosses at that height and comes down when nothing has been beneath it for 8 m.
+`Avoidance` reads the lidar and the down ray. It slows before what is ahead, stops at 5 m, climbs until the way is
+clear, crosses at that height and comes down when nothing has been beneath it for 8 m. It keeps 2 m from walls and does
+not sink onto a roof; landing is not its business.
 
 `Separation` reads the beacons of the other vehicles. **Of two vehicles in conflict the one with the larger system
 id yields**: it stops and leaves the other's height (up, or down when it is clearly the lower one). A conflict is a
@@ -26,6 +27,9 @@ CLIMB_MPS = 2.0
 MARGIN_ABOVE_M = 1.5
 PAST_M = 8.0
 SIDE_M = 2.0
+BESIDE_SINK_MPS = -0.3
+ROOF_M = 1.5
+ROOF_GAIN = 0.8
 
 CONFLICT_S = 5.0
 CONFLICT_SIDE_M = 5.0
@@ -105,13 +109,16 @@ class Avoidance:
 
     @staticmethod
     def _keep_sides(sense: Sense, velocity: Vec3) -> Vec3:
-        """Push away from any wall nearer than 2 m."""
+        """Push away from any wall nearer than 2 m, and sink slowly beside it; stay above a roof."""
+        east, north, up = velocity
+        if sense.position_m[2] - sense.down_m > 0.5:
+            up = max(up, ROOF_GAIN * (ROOF_M - sense.down_m))
         nearest = min(sense.lidar_m)
         if nearest >= SIDE_M:
-            return velocity
+            return east, north, up
         bearing = sense.lidar_m.index(nearest) * 2.0 * math.pi / len(sense.lidar_m)
         push = SIDE_M - nearest
-        return velocity[0] - push * math.sin(bearing), velocity[1] - push * math.cos(bearing), velocity[2]
+        return east - push * math.sin(bearing), north - push * math.cos(bearing), max(up, BESIDE_SINK_MPS)
 
 
 class Separation:

@@ -3,7 +3,8 @@
 An argument that is exactly "${task}" becomes the whole value of that task; "${task.a.b}" a part of it;
 "${task.*.a}" the list of that part over every task that `task` spawned, repairs included, in name order, those
 that ended without a result left out. A reference inside a longer text is replaced by its text.
-The kernel resolves just before an attempt; the mission checker uses `references` to see what a task must need.
+The mission checker judges references with `WRITTEN` and `PATH`, the kernel resolves them just before an attempt, and
+a device that estimates before that asks `refers` and `is_reference` what it cannot know yet.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ from typing import Any
 
 from qaios.core.errors import DeviceFault
 
+WRITTEN = re.compile(r"\$\{([^{}]*)\}")  # whatever was meant as one
+PATH = re.compile(r"[A-Za-z0-9_\-]+(\.\*)?(\.[A-Za-z0-9_\-]+)*")  # what may stand inside
+# Wider than PATH on purpose: a star in the wrong place fails in its task, it does not travel as text.
 REFERENCE = re.compile(r"\$\{([A-Za-z0-9_\-]+)((?:\.[A-Za-z0-9_\-*]+)*)\}")
 
 Lookup = Callable[[str], Any]
@@ -30,6 +34,20 @@ def references(arguments: Any) -> Iterator[str]:
     elif isinstance(arguments, (list, tuple)):
         for value in arguments:
             yield from references(value)
+
+
+def refers(value: Any) -> bool:
+    """Whether a text in it, at any depth, refers to a result that is not there yet."""
+    if isinstance(value, str):
+        return "${" in value
+    if isinstance(value, Mapping):
+        return any(map(refers, value.values()))
+    return isinstance(value, (list, tuple)) and any(map(refers, value))
+
+
+def is_reference(value: Any) -> bool:
+    """Whether it is one reference and nothing else, which may become a value of any type."""
+    return isinstance(value, str) and REFERENCE.fullmatch(value) is not None
 
 
 def resolve(arguments: Any, lookup: Lookup, spawned: Spawned) -> Any:

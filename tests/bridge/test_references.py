@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from qaios.bridge.references import is_reference, references, refers, resolve
 from qaios.core.errors import DeviceFault
-from qaios.kernel.references import references, resolve
 
 VALUES = {"scan": {"area": {"m2": 4.5}, "legs": [10, 20]}, "a-b_1": 7}
 CHILDREN = {"scan": [{"n": 1}, {"n": 2}]}
@@ -55,3 +55,12 @@ def test_a_part_that_is_not_there_is_named(written: str, says: str) -> None:
 
 def test_all_tasks_that_arguments_mention_are_found() -> None:
     assert list(references({"a": ["${x.1}", {"b": "${y} and ${x}"}], "c": 5})) == ["x", "y", "x"]
+
+
+@pytest.mark.parametrize(
+    ("value", "somewhere", "whole"),
+    [("${a.b}", True, True), ("at ${a}", True, False), ({"x": [("${a}",)]}, True, False), ("$a {b}", False, False)],
+)
+def test_a_device_can_ask_what_it_cannot_know_yet(value: Any, somewhere: bool, whole: bool) -> None:
+    assert refers(value) is somewhere
+    assert is_reference(value) is whole
