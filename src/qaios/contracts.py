@@ -81,6 +81,13 @@ class Attempt(Protocol):
     @property
     def artifacts(self) -> Artifacts: ...
 
+    @property
+    def leaving(self) -> bool:
+        """The node is going down: being cancelled now means "let go", not "stop".
+
+        What goes on by itself, a vehicle in the air, is left alone; the next boot asks `recall` what became of it.
+        """
+
     def progress(self, fraction: float, note: str = "") -> None:
         """Say how far it is, 0..1. Cheap; not durable."""
 

@@ -248,6 +248,19 @@ async def test_cancelling_ends_in_a_confirmed_hold(tmp_path: Path) -> None:
         assert isinstance(recalled, Unknown)
 
 
+async def test_a_node_that_goes_down_lets_the_vehicle_fly_on(tmp_path: Path) -> None:
+    async with field(tmp_path) as ground:
+        run = ground.begin("drone.survey", swaths=SWATHS, altitude_m=10)
+        await ground.until(lambda: ground.flown() == ["S00"])
+        ground.attempts["k"].leaving = True
+        run.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await ground.clock.carry(run)
+        assert ground.peer.autopilot.mode.name != "HOLD"
+        recalled = await ground.clock.carry(ground.drone.recall("k"))
+        assert isinstance(recalled, Running)
+
+
 async def test_halt_holds_the_vehicle_and_fails_the_task_for_good(tmp_path: Path) -> None:
     async with field(tmp_path) as ground:
         run = ground.begin("drone.survey", swaths=SWATHS, altitude_m=10)

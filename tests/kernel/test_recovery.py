@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from qaios.contracts import Device
+from qaios.contracts import Attempt, Device
 from qaios.core import events as ev
 from qaios.core.errors import DeviceFault
-from qaios.core.values import Done, Never, Recall, Result, Running, TaskSpec, TaskState, Unknown
+from qaios.core.values import Done, Never, Recall, Result, Running, Task, TaskSpec, TaskState, Unknown
 from qaios.testing.clock import FakeClock
 from qaios.testing.memory import MemoryJournal
 from qaios.testing.scripted import ScriptedDevice, Step, World
@@ -199,3 +199,33 @@ async def test_a_crash_at_every_block_of_a_mission_loses_nothing_and_doubles_not
             assert node.states() == ended, f"after a crash behind block {length}"
     single = [key for key in world.effects if "/test.compute" not in key and not key.rpartition("/")[2].isdigit()]
     assert sorted(single) == sorted(set(single)), "an effect happened twice"
+
+
+class Watching(ScriptedDevice):
+    """Notes whether the attempt it was cancelled in was leaving."""
+
+    left: bool | None = None
+
+    async def execute(self, task: Task, attempt: Attempt) -> Result:
+        try:
+            return await super().execute(task, attempt)
+        except asyncio.CancelledError:
+            self.left = attempt.leaving
+            raise
+
+
+@pytest.mark.parametrize("closing", [True, False])
+async def test_a_device_is_told_whether_it_is_let_go_or_stopped(closing: bool) -> None:
+    clock = FakeClock()
+    device = Watching(clock, default=Step(duration_s=100.0))
+    node = Bench(clock, MemoryJournal(), (device,), ())
+    await node.boot()
+    await node.submit(act("a"))
+    await node.until("a", TaskState.RUNNING)
+    await clock.settle()
+    if closing:
+        await node.kernel.close()
+    else:
+        await node.kernel.cancel("m-1", None, by="test")
+        await clock.settle()
+    assert device.left is closing

@@ -305,7 +305,9 @@ class Drone:
             await flight.prepare(lambda: self._fence_first(link, task.arguments))
             value = await action(task.arguments)
         except asyncio.CancelledError:
-            await self._confirm_stop(flight)
+            # A node that goes down lets the vehicle fly on; whoever boots next rejoins the flight.
+            if not attempt.leaving:
+                await self._confirm_stop(flight)
             raise
         except DeviceLost:
             attempt.emit({"lost": {"last_heartbeat_s": link.seen.heartbeat_s, "lost_s": link.lost_s}})

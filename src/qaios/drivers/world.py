@@ -179,8 +179,9 @@ class World:
                 drill = await observer.drill(key)
         except asyncio.CancelledError:
             # Calling it off needs the answer, or it may still happen after we said it was stopped.
-            with suppress(Unreachable, OSError):
-                await self._call_off(key)
+            if not attempt.leaving:
+                with suppress(Unreachable, OSError):
+                    await self._call_off(key)
             raise
         finally:
             self._armed.discard(key)

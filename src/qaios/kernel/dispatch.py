@@ -68,6 +68,7 @@ class LiveAttempt:
     task: int
     outcomes: Outcomes
     chunks: list[Awaitable[None]] = field(default_factory=list)
+    leaving: bool = False
 
     def progress(self, fraction: float, note: str = "") -> None:
         self.outcomes.progressed(self.task, min(1.0, max(0.0, fraction)), note)
@@ -88,6 +89,7 @@ class _Running:
 
     device: str
     ids: Ids
+    attempt: LiveAttempt
     carrier: asyncio.Task[None] | None = None
     begun: bool = False  # the device has heard of it
     unwanted: bool = False  # stopped before that
@@ -114,11 +116,11 @@ class Dispatch:
         return LiveAttempt(key, epoch, self._clock, random, self._artifacts, task, self._outcomes)
 
     def start(self, device: Device, task: Task, attempt: LiveAttempt) -> None:
-        running = _Running(device.spec.name, ids_of(task.id))
+        running = _Running(device.spec.name, ids_of(task.id), attempt)
         self._carry(running, self._one(running, device, task, attempt))
 
     def start_batch(self, device: Device, batch: Batch, attempt: LiveAttempt) -> None:
-        running = _Running(device.spec.name, batch.ids)
+        running = _Running(device.spec.name, batch.ids, attempt)
         self._carry(running, self._many(running, cast(BatchDevice, device), batch, attempt))
 
     def cancel(self, ids: Ids) -> Sequence[int]:
@@ -151,6 +153,8 @@ class Dispatch:
     async def close(self) -> None:
         """Leave every attempt where it is: the journal says it was under way, recovery will ask the device."""
         self._closing = True
+        for running in self._running.values():
+            running.attempt.leaving = True
         for carrier in self._carriers:
             carrier.cancel()
         await asyncio.gather(*self._carriers, return_exceptions=True)

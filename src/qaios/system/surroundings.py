@@ -100,10 +100,16 @@ class Surroundings:
         if self._world_clock is not None:
             self._world_clock.speed_max = self._settings.speed_max if self._flying else 1.0
 
-    async def close(self) -> None:
-        """On a good shutdown both end with the node; the hub keeps on disk what it stored."""
+    async def close(self, *, leave: bool) -> None:
+        """On a good shutdown both end with the node; the hub keeps on disk what it stored.
+
+        `leave` is for a node that goes down with a mission unfinished: vehicles may be in the air, and the next boot
+        takes up where this one left. Both end by themselves when nobody comes back.
+        """
         self._clock.unfollow()
         await self._stack.aclose()
+        if leave:
+            return
         if self._world is not None:
             await asyncio.to_thread(world_launch.stop, self._settings.home)
         if self._hub is not None:

@@ -176,7 +176,7 @@ class System:
             with suppress(asyncio.CancelledError):
                 await self._running
         await self.kernel.close()
-        await self.surroundings.close()
+        await self.surroundings.close(leave=any(one.ended_s is None for one in self.kernel.machine.missions))
         self.shelf.close()
         self._halts.write()
 

@@ -119,6 +119,7 @@ class FakeAttempt:
         self.fractions: list[float] = []
         self.notes: list[str] = []
         self.chunks: list[dict[str, Any]] = []
+        self.leaving = False
         self._said = asyncio.Event()
 
     @property
