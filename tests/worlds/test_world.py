@@ -84,19 +84,10 @@ class Radio(asyncio.DatagramProtocol):
 async def radio(world: WorldAddress, vehicle: int = 0) -> Radio:
     to = world.vehicles[vehicle]
     _, protocol = await asyncio.get_running_loop().create_datagram_endpoint(Radio, remote_addr=(to.host, to.port))
-    RADIOS.append(protocol)
+    test = asyncio.current_task()
+    assert test is not None
+    test.add_done_callback(lambda _: protocol.transport.close())
     return protocol
-
-
-RADIOS: list[Radio] = []
-
-
-@pytest.fixture(autouse=True)
-async def _radios_off() -> AsyncIterator[None]:
-    yield
-    while RADIOS:
-        RADIOS.pop().transport.close()
-    await asyncio.sleep(0)  # a transport closes its socket a turn of the loop later
 
 
 async def flying(clock: WorldClock, observer: Observer, station: Radio, vehicle: int = 0) -> None:

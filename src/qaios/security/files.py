@@ -8,7 +8,6 @@ sees half of it, and whoever was told "stored" is not made a liar by a crash a m
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import secrets
 from collections.abc import Iterator
@@ -65,6 +64,8 @@ def held_alone(path: Path, *, what: str) -> Iterator[None]:
 
     The operating system lets go of it however this process ends. Raises `Conflict` when another has it.
     """
+    import fcntl  # Only where it is used: the rest of this module is imported where there is no POSIX, too.
+
     make_folder(path.parent)
     with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE_FILE), "r+") as file:
         try:
