@@ -30,6 +30,9 @@ QPY_VERSION = 15  # what we write; every qiskit this project accepts reads it
 
 _VERSION = re.compile(r"\s*OPENQASM\s+(\d+)(?:\.(\d+))?\s*;")
 _COMMENTS = re.compile(r"(?:\s|//[^\n]*(?:\n|$)|/\*.*?\*/)*", re.DOTALL)
+# The importer lets plain Python errors out, e.g. IndexError for a qubit beyond its register; each becomes a fault
+# with its line, and none is passed over.
+_IMPORTER_ERRORS = (ArithmeticError, LookupError, TypeError, ValueError, AttributeError, NotImplementedError)
 _PLACE = re.compile(r"(?:L?(\d+)[,:]C?(\d+)):\s*(.*)", re.DOTALL)
 _QUOTED = re.compile(r"'([^']+)'")
 
@@ -176,8 +179,7 @@ def _parse3(text: str, name: str) -> QuantumCircuit:
         line = int(place[1])
         column = _column(text, line, int(place[2]), place[3])
         _refuse(name, line, column, f"{place[3].rstrip('.')}, in {_quote(text, line)}", "correct the circuit")
-    except (ArithmeticError, LookupError, TypeError, ValueError, AttributeError, NotImplementedError) as error:
-        # The importer lets plain Python errors out, e.g. IndexError for a qubit beyond its register.
+    except _IMPORTER_ERRORS as error:
         line, column, construct = _blame(text)
         what = f"{construct!r} cannot be understood: {type(error).__name__}: {error}"
         _refuse(name, line, column, what, "check indices and types of this statement")
@@ -226,9 +228,7 @@ def _blame(text: str) -> tuple[int, int, str]:
         program.statements = statements[:middle]
         try:
             qiskit_qasm3_import.convert(program)
-        except (qiskit_qasm3_import.ConversionError, ArithmeticError, LookupError, TypeError, ValueError):
-            high = middle
-        except (AttributeError, NotImplementedError):
+        except (qiskit_qasm3_import.ConversionError, *_IMPORTER_ERRORS):
             high = middle
         else:
             low = middle
