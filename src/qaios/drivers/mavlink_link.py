@@ -148,14 +148,16 @@ class VehicleLink(asyncio.DatagramProtocol):
         self._beat = asyncio.create_task(self._keep(), name=f"{self.name} heartbeat")
 
     async def close(self) -> None:
-        if self._beat is not None:
-            self._beat.cancel()
-            await asyncio.gather(self._beat, return_exceptions=True)
-            self._beat = None
+        # What needs no waiting comes first: a close that is cancelled half-way still leaves no socket behind.
+        beat, transport, self._beat, self._transport = self._beat, self._transport, None, None
+        if beat is not None:
+            beat.cancel()
+        if transport is not None:
+            transport.close()
         self._fail(DeviceFault(f"{self.name} is closed"))
-        if self._transport is not None:
-            self._transport.close()
-            self._transport = None
+        if beat is not None:
+            await asyncio.gather(beat, return_exceptions=True)
+        if transport is not None:
             await self._shut.wait()  # the socket is closed a turn of the loop later
 
     @property
